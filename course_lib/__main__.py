@@ -1,0 +1,124 @@
+"""The command line: python -m course_lib data | run | table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ERRORS: tuple[str, ...] = (
+    "AudioError",
+    "CheckpointError",
+    "DatasetError",
+    "RecipeError",
+    "ResultError",
+    "TrainingError",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 1 after one sentence that says what went wrong."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except (RuntimeError, ValueError) as error:
+        if type(error).__name__ not in _ERRORS:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where this one was", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m course_lib", description="Data, experiments and tables.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="list, fetch or check data sets")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    action = actions.add_parser("list", help="the data sets the course knows, and which are on this disk")
+    action.set_defaults(command=_data_list)
+    action = actions.add_parser("fetch", help="download a data set into COURSE_DATA")
+    action.add_argument("name", help="a name from 'data list'")
+    action.add_argument("--or-stand-in", action="store_true", help="make the synthetic stand-in if that fails")
+    action.set_defaults(command=_data_fetch)
+    action = actions.add_parser("check", help="compare a data set on disk with the catalogue")
+    action.add_argument("name", help="a name from 'data list'")
+    action.set_defaults(command=_data_check)
+
+    run = commands.add_parser("run", help="train and test a recipe, keeping the result under results/")
+    run.add_argument("recipe", help="such as fsdd/spectrogram_cnn, or the path of a .yaml file")
+    run.add_argument("--seed", type=int, default=0, help="default: 0")
+    run.add_argument("--protocol", help="one of the recipe's protocols (default: all of them)")
+    run.add_argument("--fold", help="one fold of the protocol, such as a speaker's name (default: all)")
+    run.set_defaults(command=_run)
+
+    table = commands.add_parser("table", help="the results of a data set's recipes")
+    table.add_argument("dataset", help="such as fsdd")
+    table.add_argument("--json", action="store_true", help="a JSON list instead of Markdown")
+    table.add_argument("--stand-in", action="store_true", help="results on stand-in data instead of real data")
+    table.add_argument("--update", type=Path, metavar="FILE", help="write the table between the markers of FILE")
+    table.set_defaults(command=_table)
+    return parser
+
+
+def _data_list(options: argparse.Namespace) -> None:
+    from course_lib import datasets, settings
+
+    for entry in datasets.ENTRIES.values():
+        place = settings.data_folder() / entry.name
+        where = f"in {place}" if place.is_dir() else "not on this disk"
+        size = f"{entry.recordings} recordings, {entry.megabytes} MB"
+        print(f"{entry.name:16} {entry.title}, {size}, {entry.licence}; {where}")
+
+
+def _data_fetch(options: argparse.Namespace) -> None:
+    from course_lib import datasets
+
+    try:
+        print(f"{options.name} is in {datasets.fetch(options.name)}")
+    except datasets.DatasetError as error:
+        if not options.or_stand_in:
+            raise
+        print(f"{error}\nMaking a synthetic stand-in instead.", file=sys.stderr)
+        recordings = datasets.stand_in(options.name, progress=True)
+        print(f"{options.name}: a stand-in of {len(recordings)} synthetic recordings is ready")
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from course_lib.datasets.check import check
+
+    problems = check(options.name)
+    print("\n".join(problems) if problems else f"{options.name}: everything is there and as published")
+    return 1 if problems else 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from course_lib import experiments, recipes
+
+    recipe = recipes.load(options.recipe)
+    for protocol in [options.protocol] if options.protocol else recipe.protocols:
+        for result in experiments.run(recipe, options.seed, protocol, options.fold):
+            place = f"{result.recipe} {result.protocol} {result.fold} seed {result.seed}"
+            print(f"{place}: accuracy {result.scores['accuracy']:.1%} of {result.test} ({result.source} data)")
+
+
+def _table(options: argparse.Namespace) -> None:
+    from course_lib import tables
+
+    rows = tables.table(options.dataset, "stand-in" if options.stand_in else "real")
+    if options.update:
+        tables.update(options.update, options.dataset, rows)
+    elif options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(tables.markdown(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Recordings cut into clips of one length, gathered in batches straight on the device that needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.datasets.decoded import decode
+from course_lib.datasets.recordings import Recordings
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of `clip_samples` samples each, as positions in one long array of int16 samples.
+
+    `start`, `length` (samples before the padding begins), `labels` and `recording` (row in the table) have shape
+    (clips,). Picking clips (`clips[index]`), joining (`a + b`) and moving (`.to(device)`) leave the audio encoded;
+    only `batch` makes waveforms of it.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    samples: Tensor
+    start: Tensor
+    length: Tensor
+    labels: Tensor
+    recording: Tensor
+    clip_samples: int
+    sample_rate: int
+    fingerprint: str
+
+    @classmethod
+    def cut(
+        cls, recordings: Recordings, seconds: float, hop_seconds: float | None = None, progress: bool = True
+    ) -> Clips:
+        """Cut every recording into clips of `seconds`.
+
+        Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`
+        for as long as a whole clip fits (one at least). What is too short is padded with zeros.
+        """
+        clip_samples = round(seconds * recordings.sample_rate)
+        if clip_samples < 1:
+            raise ValueError(f"a clip of {seconds} s at {recordings.sample_rate} Hz holds no sample")
+        decoded = decode(recordings, progress)
+        lengths = np.diff(decoded.offsets)
+        if hop_seconds is None:
+            clips_in = np.ones(len(lengths), dtype=np.int64)
+            hop = 0
+        else:
+            hop = round(hop_seconds * recordings.sample_rate)
+            if hop < 1:
+                raise ValueError(f"a hop of {hop_seconds} s at {recordings.sample_rate} Hz is under one sample")
+            clips_in = 1 + np.maximum(lengths - clip_samples, 0) // hop
+        recording = np.repeat(np.arange(len(lengths)), clips_in)
+        within = hop * (np.arange(len(recording)) - np.repeat(np.cumsum(clips_in) - clips_in, clips_in))
+        return cls(
+            samples=torch.from_numpy(decoded.samples),
+            start=torch.from_numpy(decoded.offsets[recording] + within),
+            length=torch.from_numpy(np.minimum(lengths[recording] - within, clip_samples)),
+            labels=torch.from_numpy(recordings.table["label"].to_numpy(dtype=np.int64)[recording]),
+            recording=torch.from_numpy(recording),
+            clip_samples=clip_samples,
+            sample_rate=recordings.sample_rate,
+            fingerprint=decoded.fingerprint,
+        )
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, index: Tensor | np.ndarray | slice) -> Clips:
+        """The clips at the given positions; the audio itself is shared."""
+        if isinstance(index, np.ndarray):
+            index = torch.from_numpy(index)
+        picked = {name: getattr(self, name)[index] for name in ("start", "length", "labels", "recording")}
+        return replace(self, **picked)
+
+    def of_recordings(self, rows: np.ndarray) -> Clips:
+        """The clips of the given recordings (row numbers of the table)."""
+        return self[torch.isin(self.recording, torch.as_tensor(rows, device=self.recording.device))]
+
+    def __add__(self, other: Clips) -> Clips:
+        """Both sets of clips as one; the rows of `other` are counted on from those of this one."""
+        if (self.clip_samples, self.sample_rate) != (other.clip_samples, other.sample_rate):
+            raise ValueError("clips of different length or sample rate cannot be joined")
+        next_row = int(self.recording.max()) + 1 if len(self) else 0
+        return Clips(
+            samples=torch.cat([self.samples, other.samples]),
+            start=torch.cat([self.start, other.start + len(self.samples)]),
+            length=torch.cat([self.length, other.length]),
+            labels=torch.cat([self.labels, other.labels]),
+            recording=torch.cat([self.recording, other.recording + next_row]),
+            clip_samples=self.clip_samples,
+            sample_rate=self.sample_rate,
+            fingerprint=f"{self.fingerprint}+{other.fingerprint}",
+        )
+
+    def to(self, device: torch.device | str, keep_free: float = 0.5) -> Clips:
+        """Move to a device; on a GPU the audio stays behind when it would fill over `1 - keep_free` of free memory."""
+        device = torch.device(device)
+        moved = {name: getattr(self, name).to(device) for name in ("start", "length", "labels", "recording")}
+        fits = True
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            fits = self.samples.nbytes < (1 - keep_free) * free
+        return replace(self, **moved, samples=self.samples.to(device) if fits else self.samples)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms (batch, clip_samples), float32 in [-1, 1], and labels (batch,), for the clips at `index`."""
+        start, length = self.start[index, None], self.length[index, None]
+        step = torch.arange(self.clip_samples, device=start.device)
+        inside = step < length
+        position = torch.where(inside, start + step, 0).to(self.samples.device)
+        waveforms = self.samples[position].to(start.device).float() / 32768
+        return torch.where(inside, waveforms, 0.0), self.labels[index]

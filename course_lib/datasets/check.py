@@ -1,0 +1,110 @@
+"""Whether the recordings on disk are the published ones, sample by sample.
+
+A manifest is a text file with a line `HASH  RECORDING` for every recording, sorted by recording.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from course_lib import audio, settings
+from course_lib.datasets.catalogue import Entry, entry
+from course_lib.datasets.recordings import DatasetError, Recordings
+
+LISTED = 10
+
+
+def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True) -> list[str]:
+    """List what is wrong with a data set, given by name or as an entry; the list is empty when all is well.
+
+    `folder` is the data set's own folder, `COURSE_DATA/name` unless given. Compares the number of recordings, the
+    size of the classes, every sample rate (Hz) and, with the manifest, the samples of every recording. Bad data
+    never raise; an unknown name raises DatasetError.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    known = wanted if isinstance(wanted, Entry) else entry(wanted)
+    folder = settings.data_folder() / known.name if folder is None else folder
+    if not folder.is_dir():
+        return [f"{folder} does not exist; run: python -m course_lib data fetch {known.name}"]
+    try:
+        recordings = known.read(folder, "real")
+    except (DatasetError, OSError, ValueError, LookupError) as error:
+        return [_shorten(error, folder)]
+    problems = _count(known, recordings)
+    hashes, rates, unreadable = {}, [], []
+    rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
+    for name, path in tqdm(rows, f"checking {known.name}", len(recordings), disable=not progress, delay=2):
+        try:
+            rate = audio.rate(path)
+            if rate != known.sample_rate:
+                rates.append(f"{name} ({rate} Hz)")
+            hashes[name] = fingerprint(audio.read(path))
+        except (audio.AudioError, OSError, MemoryError) as error:  # a damaged header may promise terabytes
+            hashes[name] = None
+            unreadable.append(_shorten(error, folder))
+    problems += _listed(f"not at {known.sample_rate} Hz", rates) + _listed("unreadable", unreadable)
+    return problems + _compare(known, hashes)
+
+
+def fingerprint(waveform: Tensor) -> str:
+    """The first 16 hex digits of the SHA-256 of a mono waveform, shape (samples,), as little-endian int16."""
+    # In NumPy: torch wakes all its threads for a second of sound, which takes thirty times as long on busy cores.
+    samples = np.clip(np.rint(waveform.numpy() * 32768), -32768, 32767).astype("<i2")
+    return hashlib.sha256(samples.tobytes()).hexdigest()[:16]
+
+
+def write_manifest(wanted: str | Entry, folder: Path, manifest: Path) -> None:
+    """Write the manifest of the recordings in `folder`, for those who publish a data set. Raises as its reader does."""
+    known = wanted if isinstance(wanted, Entry) else entry(wanted)
+    table = known.read(folder, "real").table.sort_values("recording")
+    lines = [
+        f"{fingerprint(audio.read(path))}  {name}\n"
+        for name, path in zip(table["recording"], table["path"], strict=True)
+    ]
+    manifest.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def _count(known: Entry, recordings: Recordings) -> list[str]:
+    problems = []
+    if len(recordings) != known.recordings:
+        problems.append(f"{len(recordings)} recordings instead of {known.recordings}")
+    found = Counter(recordings.class_names[label] for label in recordings.table["label"])
+    for name in sorted(found.keys() | known.class_counts.keys()):
+        expected = known.class_counts.get(name, 0)
+        if found[name] != expected:
+            problems.append(f"class {name} has {found[name]} recordings instead of {expected}")
+    return problems
+
+
+def _compare(known: Entry, hashes: dict[str, str | None]) -> list[str]:
+    manifest = Path(__file__).parent / known.manifest
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        return [f"the manifest {manifest} cannot be read ({error}); install the course again"]
+    different = [name for name in hashes if hashes[name] and name in expected and hashes[name] != expected[name]]
+    return (
+        _listed("missing", sorted(expected.keys() - hashes.keys()))
+        + _listed("unknown", sorted(hashes.keys() - expected.keys()))
+        + _listed("different from the published ones", different)
+    )
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}"]
+
+
+def _shorten(error: Exception, folder: Path) -> str:
+    return (str(error) or type(error).__name__).replace(f"{folder}{os.sep}", "")

@@ -1,0 +1,68 @@
+"""The form every data set takes in the course: a table of recordings, one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from course_lib import audio
+
+COLUMNS = ("recording", "path", "label", "group")
+
+
+class DatasetError(RuntimeError):
+    """A data set is missing, damaged or inconsistent; the message names what and says what to do."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """A data set: `table` has one row a recording, with at least `recording` (its unique name), `path`, `label`
+    (an index into `class_names`) and `group` (what must never straddle a split: the speaker, the device, the place).
+
+    `sample_rate` is in Hz; `source` is "real" or "stand-in". Raises DatasetError when the table breaks these rules.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    name: str
+    table: pd.DataFrame
+    class_names: tuple[str, ...]
+    sample_rate: int
+    source: str
+
+    def __post_init__(self) -> None:
+        missing = [column for column in COLUMNS if column not in self.table]
+        if missing:
+            raise DatasetError(f"{self.name}: the table of recordings has no column {', '.join(missing)}")
+        if self.table.empty:
+            raise DatasetError(f"{self.name}: no recordings found; run: python -m course_lib data check {self.name}")
+        twice = self.table["recording"][self.table["recording"].duplicated()].tolist()
+        if twice:
+            raise DatasetError(f"{self.name}: listed more than once: {', '.join(map(str, twice[:5]))}")
+        if not self.table["label"].between(0, len(self.class_names) - 1).all():
+            raise DatasetError(f"{self.name}: a label is outside 0 .. {len(self.class_names) - 1}")
+        self.table.reset_index(drop=True, inplace=True)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def waveform(self, index: int) -> Tensor:
+        """Recording number `index` of the table as a mono waveform, shape (samples,), at `sample_rate`.
+
+        Raises AudioError when the file cannot be used.
+        """
+        return audio.read(self.table["path"].iloc[index], self.sample_rate)
+
+    def find(self, **conditions: object) -> np.ndarray:
+        """Row numbers where every named column equals the given value: `find(group="theo", label=3)`."""
+        chosen = np.ones(len(self), dtype=bool)
+        for column, value in conditions.items():
+            chosen &= (self.table[column] == value).to_numpy()
+        return np.flatnonzero(chosen)
+
+    def subset(self, rows: np.ndarray) -> Recordings:
+        """The same data set with only the given rows of the table."""
+        return Recordings(self.name, self.table.iloc[rows].copy(), self.class_names, self.sample_rate, self.source)

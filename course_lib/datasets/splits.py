@@ -1,0 +1,105 @@
+"""Ways to divide recordings into a training and a test side, none of which lets one leak into the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import GroupShuffleSplit, LeaveOneGroupOut, StratifiedShuffleSplit
+
+from course_lib.datasets.recordings import DatasetError, Recordings
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the training and of the test side; `name` tells the folds of one protocol apart."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def official(recordings: Recordings) -> Split:
+    """The published split, from the table's column `official`. It says nothing about unseen groups.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    if "official" not in recordings.table:
+        raise DatasetError(f"{recordings.name} has no official split; use random or leave_one_group_out")
+    return _checked(recordings, "official", recordings.find(official="train"), recordings.find(official="test"))
+
+
+def random(recordings: Recordings, test_fraction: float = 0.1, seed: int = 0) -> Split:
+    """A random split with the same share of every class on both sides. It says nothing about unseen groups."""
+    rows = np.arange(len(recordings))
+    train, test = _stratified(rows, recordings.table["label"].to_numpy(), test_fraction, seed)
+    return _checked(recordings, f"random{seed}", train, test)
+
+
+def leave_one_group_out(recordings: Recordings) -> list[Split]:
+    """One split a group, named after it: that group is the test side, all the others are the training side.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    groups = recordings.table["group"].to_numpy()
+    if len(np.unique(groups)) < 2:
+        raise DatasetError(f"{recordings.name} has one group only; leave_one_group_out needs at least two")
+    folds = LeaveOneGroupOut().split(groups, groups=groups)
+    return [_checked(recordings, str(groups[test[0]]), train, test, "group") for train, test in folds]
+
+
+def from_lists(recordings: Recordings, name: str, train: Iterable[str], test: Iterable[str]) -> Split:
+    """A split from two lists of recording names. Raises DatasetError for a name that is not in the table."""
+    row_of = {recording: row for row, recording in enumerate(recordings.table["recording"])}
+    sides = []
+    for side in (list(train), list(test)):
+        unknown = [recording for recording in side if recording not in row_of]
+        if unknown:
+            raise DatasetError(f"{recordings.name}: the list {name} names unknown recordings: {', '.join(unknown[:5])}")
+        sides.append(np.array([row_of[recording] for recording in side], dtype=int))
+    return _checked(recordings, name, *sides)
+
+
+def hold_out_validation(
+    recordings: Recordings, train: np.ndarray, fraction: float, by: str = "recording", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the rows of a training side once more, into (training, validation).
+
+    `by="recording"` keeps the share of every class, `by="group"` keeps whole groups together.
+    """
+    if by == "group":
+        splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
+        kept, held = next(splitter.split(train, groups=recordings.table["group"].to_numpy()[train]))
+        kept, held = train[kept], train[held]
+    elif by == "recording":
+        kept, held = _stratified(train, recordings.table["label"].to_numpy()[train], fraction, seed)
+    else:
+        raise DatasetError(f"a validation part is held out by recording or by group, not by {by!r}")
+    split = _checked(recordings, "validation", kept, held, by)
+    return split.train, split.test
+
+
+def _stratified(rows: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        train, test = next(StratifiedShuffleSplit(1, test_size=fraction, random_state=seed).split(rows, labels))
+    except ValueError as error:
+        raise DatasetError(f"cannot hold out {fraction:.0%} of {len(rows)} recordings: {error}") from None
+    return np.sort(rows[train]), np.sort(rows[test])
+
+
+def _checked(
+    recordings: Recordings, name: str, train: np.ndarray, test: np.ndarray, disjoint: str = "recording"
+) -> Split:
+    for side, rows in (("training", train), ("test", test)):
+        if len(rows) == 0:
+            raise DatasetError(f"{recordings.name}: the {side} side of split {name} is empty")
+    for column in {"recording", disjoint}:
+        values = recordings.table[column].to_numpy()
+        shared = sorted({str(value) for value in np.intersect1d(values[train], values[test])})
+        if shared:
+            raise DatasetError(
+                f"{recordings.name}: both sides of split {name} contain {column} {', '.join(shared[:5])}; "
+                "a score on it would be too good"
+            )
+    return Split(name, np.asarray(train), np.asarray(test))

@@ -1,0 +1,224 @@
+"""Every plot of the course; a figure made from stand-in data says so in its title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import librosa.display
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_lib import settings
+from course_lib.datasets import Recordings
+from course_lib.layers import MFCC
+from course_lib.training import History
+
+IMAGE_COLOURS = "magma"
+
+
+def use_course_style() -> None:
+    """Set matplotlib to the look of the course: light grid, readable sizes, 100 dpi."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams |= {"figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "axes.grid": True}
+    plt.rcParams |= {"image.cmap": IMAGE_COLOURS, "axes.titlesize": "medium", "figure.titlesize": "medium"}
+
+
+def save(figure: Figure, name: str, source: str = "real") -> None:
+    """Write a figure to `media/{name}.png`, unless it shows stand-in data or the profile is smoke."""
+    if source == "real" and settings.profile() != "smoke":
+        folder = settings.CHECKOUT / "media"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"{name}.png")
+
+
+def labelled(title: str, source: str) -> str:
+    """The title, with a note when the data is a stand-in."""
+    return title if source == "real" else f"{title} - STAND-IN DATA"
+
+
+def stft_decibels(waveform: Tensor, n_fft: int = 256, hop_length: int = 64, top_db: float = 80.0) -> np.ndarray:
+    """Spectrogram of one waveform (samples,) in dB below its maximum, shape (n_fft // 2 + 1, frames)."""
+    power = np.abs(librosa.stft(waveform.numpy(), n_fft=n_fft, hop_length=hop_length)) ** 2
+    level = 10 * np.log10(np.maximum(power, 1e-10))
+    return np.maximum(level - level.max(), -top_db)
+
+
+def waveform(samples: Tensor, sample_rate: int, title: str, axes: Axes | None = None, **line: Any) -> Axes:
+    """Amplitude of one waveform (samples,) against time in seconds."""
+    axes = axes or plt.subplots(figsize=(8, 2.5))[1]
+    axes.plot(np.arange(len(samples)) / sample_rate, samples, **{"linewidth": 0.8} | line)
+    axes.set(xlabel="time (s)", ylabel="amplitude", title=title, xlim=(0, len(samples) / sample_rate))
+    return axes
+
+
+def spectrogram(
+    image: np.ndarray, sample_rate: int, hop_length: int, title: str, axes: Axes | None = None, y_axis: str = "hz"
+) -> Axes:
+    """A time-frequency image (bands, frames) in dB; `y_axis` as in librosa.display.specshow ("hz", "mel")."""
+    axes = axes or plt.subplots(figsize=(8, 3))[1]
+    axes.grid(False)
+    mesh = librosa.display.specshow(
+        image, sr=sample_rate, hop_length=hop_length, x_axis="time", y_axis=y_axis, cmap=IMAGE_COLOURS, ax=axes
+    )
+    axes.set(xlabel="time (s)", ylabel="frequency (Hz)", title=title)
+    axes.figure.colorbar(mesh, ax=axes, label="level (dB)")
+    return axes
+
+
+def two_digits(recordings: Recordings, rows: Sequence[int]) -> Figure:
+    """Spectrograms of recordings side by side on one frequency axis."""
+    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3), sharey=True)
+    for row, place in zip(rows, axes, strict=True):
+        entry = recordings.table.iloc[row]
+        _plain_image(place, stft_decibels(recordings.waveform(row)), recordings, entry)
+        place.set(title=f"“{recordings.class_names[entry['label']]}”", xlabel="time (s)")
+    axes[0].set_ylabel("frequency (Hz)")
+    figure.suptitle(labelled(f"Different digits look different (speaker {entry['group']})", recordings.source))
+    return figure
+
+
+def takes_by_digits(recordings: Recordings, group: str, takes: int = 4) -> Figure:
+    """A grid of spectrograms of one speaker: a column for each class, a row for each take."""
+    classes = len(recordings.class_names)
+    figure, axes = plt.subplots(takes, classes, figsize=(1.2 * classes, 1.15 * takes))
+    for label in range(classes):
+        for take, row in enumerate(recordings.find(group=group, label=label)[:takes]):
+            place = axes[take, label]
+            place.imshow(stft_decibels(recordings.waveform(row)), origin="lower", aspect="auto", cmap=IMAGE_COLOURS)
+            place.axis("off")
+        axes[0, label].set_title(recordings.class_names[label])
+    figure.suptitle(labelled(f"Takes of one digit (columns) resemble each other: speaker {group}", recordings.source))
+    return figure
+
+
+def mfcc(samples: Tensor, sample_rate: int, title: str, n_mfcc: int = 13, hop_length: int = 64) -> Figure:
+    """Mel-frequency cepstral coefficients of one waveform (samples,)."""
+    image = MFCC(sample_rate, n_mfcc, hop_length=hop_length)(samples[None])[0]
+    figure, axes = plt.subplots(figsize=(6, 3))
+    axes.grid(False)
+    bound = float(image[1:].abs().max())
+    mesh = axes.imshow(
+        image[1:],
+        origin="lower",
+        aspect="auto",
+        cmap="coolwarm",
+        vmin=-bound,
+        vmax=bound,
+        extent=(0, len(samples) / sample_rate, 0.5, n_mfcc - 0.5),
+    )
+    axes.set(xlabel="time (s)", ylabel="coefficient", title=title)
+    figure.colorbar(mesh, ax=axes, label="value (dB)")
+    return figure
+
+
+def training_curves(history: History, title: str, figure: Figure | None = None) -> Figure:
+    """Loss and accuracy against the epoch, training and (where there is one) validation part."""
+    figure = figure or plt.figure(figsize=(9, 3))
+    figure.clear()
+    table = history.table()
+    for place, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for part, style in (("train", "-"), ("validation", "--")):
+            values = table[f"{part}_{quantity}"]
+            if values.notna().any():
+                place.plot(table.index, values, style, label={"train": "training"}.get(part, part))
+        place.set(xlabel="epoch", ylabel=quantity)
+    place.set_ylim(top=1.0)
+    place.legend()
+    figure.suptitle(title)
+    return figure
+
+
+class LiveCurves:
+    """Draws `training_curves` anew in the notebook while a model trains: `fit(..., on_epoch=LiveCurves(title))`."""
+
+    def __init__(self, title: str, every: int = 1) -> None:
+        from IPython.display import DisplayHandle
+
+        self.title, self.every = title, every
+        self.figure = plt.figure(figsize=(9, 3))
+        plt.close(self.figure)  # shown by the handle alone, not once more at the end of the cell
+        self.handle = DisplayHandle()
+        self.shown = False
+
+    def __call__(self, history: History) -> None:
+        if len(history.epochs) % self.every == 0:
+            training_curves(history, self.title, self.figure)
+            (self.handle.update if self.shown else self.handle.display)(self.figure)
+            self.shown = True
+
+
+def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str) -> Figure:
+    """Confusion matrices side by side, in percent of each true class; zeros are left blank."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(5 * len(matrices), 4.4), squeeze=False)
+    for place, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+        percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        text = np.where(percent > 0, np.char.mod("%.0f", percent), "")
+        sns.heatmap(
+            percent, annot=text, fmt="", cmap="cividis", vmin=0, vmax=100, cbar=False, square=True, linewidths=0.3,
+            xticklabels=list(class_names), yticklabels=list(class_names), annot_kws={"size": 8}, ax=place,
+        )  # fmt: skip
+        place.set(xlabel="heard as", ylabel="spoken", title=name)
+    figure.suptitle(title)
+    return figure
+
+
+def scores_by_group(scores: pd.DataFrame, title: str, group_label: str = "left-out speaker") -> Figure:
+    """Accuracy in percent by group: a dot for each seed, a line at each recipe's mean.
+
+    `scores` has the columns group, accuracy (fraction) and recipe.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    table = scores.assign(percent=100 * scores["accuracy"])
+    sns.stripplot(table, x="group", y="percent", hue="recipe", dodge=True, size=7, alpha=0.8, ax=axes)
+    for colour, (_, part) in zip(sns.color_palette(), table.groupby("recipe", sort=False), strict=False):
+        axes.axhline(part["percent"].mean(), color=colour, linewidth=1, linestyle="--")
+    axes.axhline(10, color="grey", linewidth=1, linestyle=":")
+    axes.set(xlabel=group_label, ylabel="accuracy (%)", ylim=(0, 101), title=title)
+    axes.legend(title=None, loc="lower right")
+    return figure
+
+
+def embedding(points: np.ndarray, colourings: Mapping[str, Sequence[str]], title: str) -> Figure:
+    """A two-dimensional embedding (points, 2), drawn once for each way to colour it."""
+    figure, axes = plt.subplots(1, len(colourings), figsize=(5.5 * len(colourings), 4.4), squeeze=False)
+    for place, (name, values) in zip(axes[0], colourings.items(), strict=True):
+        order = sorted(set(values))
+        palette = "tab10" if len(order) > 6 else "colorblind"
+        sns.scatterplot(
+            x=points[:, 0], y=points[:, 1], hue=values, hue_order=order, palette=palette, s=14, linewidth=0, ax=place
+        )
+        place.set(title=f"coloured by {name}", xticks=[], yticks=[])
+        place.legend(title=None, fontsize="x-small", markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title)
+    return figure
+
+
+def heat_over_images(images: Tensor, heats: Tensor, titles: Sequence[str], title: str) -> Figure:
+    """Images (n, height, width) on top, the same with a heat map (n, height, width, values 0 to 1) over them below."""
+    figure, axes = plt.subplots(2, len(images), figsize=(2.2 * len(images), 4.6), squeeze=False)
+    for column, (image, heat, name) in enumerate(zip(images, heats, titles, strict=True)):
+        axes[0, column].imshow(image, origin="lower", aspect="auto", cmap="gray")
+        axes[1, column].imshow(image, origin="lower", aspect="auto", cmap="gray")
+        axes[1, column].imshow(heat, origin="lower", aspect="auto", cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+        axes[0, column].set_title(name)
+    for place in axes.flat:
+        place.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("image")
+    axes[1, 0].set_ylabel("with evidence")
+    figure.suptitle(title)
+    return figure
+
+
+def _plain_image(place: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> None:
+    seconds = librosa.get_duration(path=Path(entry["path"]))
+    place.grid(False)
+    place.imshow(
+        image, origin="lower", aspect="auto", cmap=IMAGE_COLOURS, extent=(0, seconds, 0, recordings.sample_rate / 2)
+    )

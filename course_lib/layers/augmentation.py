@@ -1,0 +1,178 @@
+"""Random changes that keep the label, as layers: they act in training mode only, on whole batches, on any device.
+
+Each clip of a batch gets its own draw. The first group takes waveforms (batch, samples), the second time-frequency
+images (batch, bands, frames), so that a front end can be written as one nn.Sequential of both around its spectrogram.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.layers.spectrogram import require_waveforms, sounding_length
+
+
+class _TrainingOnly(nn.Module):
+    """Base: `forward` is the identity in evaluation mode and for empty batches."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if not self.training or batch.numel() == 0:
+            return batch
+        return self.augment(batch)
+
+    def augment(self, batch: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if isinstance(value, int | float))
+
+
+def _uniform(waveforms: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty(len(waveforms), 1, device=waveforms.device).uniform_(low, high)
+
+
+class RandomGain(_TrainingOnly):
+    """Waveforms made louder or softer by up to `max_db`.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, max_db: float = 12.0) -> None:
+        super().__init__()
+        self.max_db = max_db
+
+    def augment(self, waveforms: Tensor) -> Tensor:
+        require_waveforms(waveforms)
+        return waveforms * 10 ** (_uniform(waveforms, -self.max_db, self.max_db) / 20)
+
+
+class RandomSpeed(_TrainingOnly):
+    """Waveforms played `slowest` to `fastest` times as fast, pitch and formants with them, then moved at random
+    within the zeros that pad them.
+
+    Linear interpolation between samples; what no longer fits is cut off. Source: Ko et al. 2015, "Audio
+    augmentation for speech recognition".
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, slowest: float = 0.8, fastest: float = 1.25) -> None:
+        super().__init__()
+        if not 0 < slowest <= fastest:
+            raise ValueError(f"speeds must satisfy 0 < slowest <= fastest, got {slowest} and {fastest}")
+        self.slowest, self.fastest = slowest, fastest
+
+    def augment(self, waveforms: Tensor) -> Tensor:
+        require_waveforms(waveforms)
+        samples = waveforms.shape[1]
+        speed = _uniform(waveforms, math.log(self.slowest), math.log(self.fastest)).exp()
+        room = (samples - sounding_length(waveforms) / speed).clamp(min=0)
+        position = (torch.arange(samples, device=waveforms.device) - room * torch.rand_like(room)) * speed
+        before = position.floor()
+        share = position - before
+        return self._at(waveforms, before) * (1 - share) + self._at(waveforms, before + 1) * share
+
+    @staticmethod
+    def _at(waveforms: Tensor, position: Tensor) -> Tensor:
+        last = waveforms.shape[1] - 1
+        inside = (position >= 0) & (position <= last)
+        return torch.where(inside, waveforms.gather(1, position.clamp(0, last).long()), 0.0)
+
+
+class RandomEqualiser(_TrainingOnly):
+    """Waveforms through a smooth random frequency response: another microphone, another room.
+
+    The gain at `bands` equally spaced frequencies is normal with standard deviation `std_db`, linear in between.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, std_db: float = 4.0, bands: int = 6) -> None:
+        super().__init__()
+        self.std_db, self.bands = std_db, bands
+
+    def augment(self, waveforms: Tensor) -> Tensor:
+        require_waveforms(waveforms)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            spectrum = torch.fft.rfft(waveforms.float())
+            gain_db = self.std_db * torch.randn(len(waveforms), 1, self.bands, device=waveforms.device)
+            gain_db = functional.interpolate(gain_db, spectrum.shape[1], mode="linear", align_corners=True)[:, 0]
+            return torch.fft.irfft(spectrum * 10 ** (gain_db / 20), n=waveforms.shape[1])
+
+
+class AddNoise(_TrainingOnly):
+    """Waveforms with noise added, `lowest_snr` to `highest_snr` dB below the level of their sounding part.
+
+    Each clip draws its own colour, between white and pink (power falling as 1/f to the power 0 .. 2).
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, lowest_snr: float = 5.0, highest_snr: float = 40.0) -> None:
+        super().__init__()
+        if lowest_snr > highest_snr:
+            raise ValueError(f"lowest_snr {lowest_snr} dB is above highest_snr {highest_snr} dB")
+        self.lowest_snr, self.highest_snr = lowest_snr, highest_snr
+
+    def augment(self, waveforms: Tensor) -> Tensor:
+        require_waveforms(waveforms)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = waveforms.float()
+            spectrum = torch.fft.rfft(torch.randn_like(waveforms))
+            frequency = torch.arange(spectrum.shape[1], device=waveforms.device).clamp(min=1)
+            noise = torch.fft.irfft(spectrum * frequency ** -_uniform(waveforms, 0.0, 1.0), n=waveforms.shape[1])
+            noise = noise / noise.square().mean(dim=1, keepdim=True).sqrt()
+            power = waveforms.square().sum(dim=1, keepdim=True) / sounding_length(waveforms).clamp(min=1)
+            snr = _uniform(waveforms, self.lowest_snr, self.highest_snr)
+            return waveforms + noise * power.sqrt() * 10 ** (-snr / 20)
+
+
+class FrequencyWarp(_TrainingOnly):
+    """Images (batch, bands, frames) stretched and moved along frequency: a longer or shorter vocal tract.
+
+    The stretch is log-normal with standard deviation `stretch`, the shift normal with `shift` (fraction of the
+    bands). Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, stretch: float = 0.06, shift: float = 0.03) -> None:
+        super().__init__()
+        self.stretch, self.shift = stretch, shift
+
+    def augment(self, images: Tensor) -> Tensor:
+        affine = torch.zeros(len(images), 2, 3, device=images.device)
+        affine[:, 0, 0] = 1
+        affine[:, 1, 1] = (self.stretch * torch.randn(len(images), device=images.device)).exp()
+        affine[:, 1, 2] = 2 * self.shift * torch.randn(len(images), device=images.device)
+        grid = functional.affine_grid(affine, [len(images), 1, *images.shape[1:]], align_corners=False)
+        return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+class SpecAugment(_TrainingOnly):
+    """Images (batch, bands, frames) with random bands and random stretches of time replaced by the clip's mean.
+
+    `masks` masks an axis, each up to `frequency_width` bands or `time_width` frames wide.
+    Source: Park et al. 2019, "SpecAugment".
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, frequency_width: int = 8, time_width: int = 12, masks: int = 2) -> None:
+        super().__init__()
+        self.frequency_width, self.time_width, self.masks = frequency_width, time_width, masks
+
+    def augment(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(1, 2), keepdim=True)
+        for axis, width in ((1, self.frequency_width), (2, self.time_width)):
+            place = torch.arange(images.shape[axis], device=images.device)
+            hidden = torch.zeros(len(images), images.shape[axis], dtype=torch.bool, device=images.device)
+            for _ in range(self.masks):
+                wide = _uniform(images, 0, min(width, images.shape[axis]))
+                first = torch.rand_like(wide) * (images.shape[axis] - wide)
+                hidden |= (place >= first) & (place < first + wide)
+            images = torch.where(hidden.unsqueeze(3 - axis), mean, images)
+        return images

@@ -1,0 +1,5 @@
+"""Networks: each maps waveforms (batch, samples) to logits (batch, classes), front end included."""
+
+from course_lib.models.spectrogram_cnn import SpectrogramCNN
+
+__all__ = ["SpectrogramCNN"]

@@ -1,0 +1,165 @@
+"""Recipes: what an experiment is, as a YAML file that is checked before anything runs.
+
+Notebook: 02_spoken_digits_cnn
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import nn
+
+from course_lib import layers, models
+from course_lib.training import Settings
+
+FOLDER = Path(__file__).parent
+Protocol = Literal["official", "leave_one_speaker_out"]
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message names the file, the key and what is allowed."""
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Clip(_Form):
+    """How recordings are cut: clips of `seconds`, one a recording, or one every `hop_seconds`."""
+
+    seconds: float = Field(gt=0, le=60)
+    hop_seconds: float | None = Field(None, gt=0)
+
+
+class Validation(_Form):
+    """The part of the training side that chooses the best epoch."""
+
+    fraction: float = Field(gt=0, lt=1)
+    by: Literal["recording", "group"] = "recording"
+
+
+class Model(_Form):
+    """A class of `course_lib.models`, its settings, and the layers of its front end (empty: the model's own)."""
+
+    name: str
+    settings: dict[str, Any] = {}
+    front_end: tuple[dict[str, dict[str, Any]], ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> Model:
+        _check_call(models, self.name, self.settings)
+        for layer in self.front_end:
+            if len(layer) != 1:
+                raise ValueError(f"a layer of the front end is written 'Name: {{settings}}', not {layer}")
+            for name, arguments in layer.items():
+                _check_call(layers, name, arguments)
+        return self
+
+    def build(self, n_classes: int) -> nn.Module:
+        """The model with fresh weights."""
+        arguments = dict(self.settings)
+        if self.front_end:
+            parts = [getattr(layers, name)(**settings) for layer in self.front_end for name, settings in layer.items()]
+            arguments["front_end"] = nn.Sequential(*parts)
+        return getattr(models, self.name)(n_classes=n_classes, **arguments)
+
+
+class Recipe(_Form):
+    """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
+
+    `extra_voices` are synthetic speakers mixed into the training side, as arguments of `datasets.stand_in`.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    name: str
+    title: str
+    dataset: str
+    protocols: dict[Protocol, int] = Field(min_length=1)
+    clip: Clip
+    model: Model
+    training: Settings = Settings()
+    validation: Validation | None = None
+    extra_voices: dict[str, int] | None = None
+
+    @field_validator("protocols")
+    @classmethod
+    def _some_seeds(cls, protocols: dict[str, int]) -> dict[str, int]:
+        if any(seeds < 1 for seeds in protocols.values()):
+            raise ValueError("the number of seeds of a protocol is at least 1")
+        return protocols
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.training.keep == "best" and self.validation is None:
+            raise ValueError("training.keep is 'best', so the recipe needs a validation part")
+        if bool(self.training.extra_per_epoch) != (self.extra_voices is not None):
+            raise ValueError("extra_voices and training.extra_per_epoch go together; give both or neither")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits that change when anything that can change a score does."""
+        form = self.model_dump(mode="json", exclude={"name", "title", "protocols"})
+        return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def names(dataset: str) -> list[str]:
+    """Names of the recipes for a data set, as `load` takes them."""
+    return [f"{dataset}/{path.stem}" for path in sorted((FOLDER / dataset).glob("*.yaml"))]
+
+
+def load(name: str | Path) -> Recipe:
+    """Read a recipe of the course by name ("fsdd/spectrogram_cnn"), or any YAML file by path. Raises RecipeError.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = [recipe for folder in sorted(FOLDER.iterdir()) if folder.is_dir() for recipe in names(folder.name)]
+        raise RecipeError(f"there is no recipe {name}; known: {', '.join(known)}, or the path of a .yaml file")
+    try:
+        form = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path.name} is not a YAML file: {error}") from None
+    if not isinstance(form, dict):
+        raise RecipeError(f"{path.name}: expected keys and values, got {type(form).__name__}")
+    try:
+        return Recipe(**{"name": f"{path.parent.name}/{path.stem}"} | form)
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explain(path.name, problem) for problem in error.errors())) from None
+
+
+def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
+    if name not in module.__all__:
+        raise ValueError(f"unknown {module.__name__.split('.')[-1]} {name!r}; known: {', '.join(module.__all__)}")
+    accepted = [key for key in inspect.signature(getattr(module, name)).parameters if key not in _FILLED_IN]
+    unknown = sorted(set(arguments) - set(accepted))
+    if unknown:
+        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+
+
+_FILLED_IN = ("n_classes", "front_end")
+
+
+def _explain(file: str, problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        form: Any = Recipe
+        for part in problem["loc"][:-1]:
+            annotation = form.model_fields[part].annotation
+            form = next(
+                (kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")),
+                form,
+            )
+        message = (
+            f"unknown key; allowed: {', '.join(key for key in form.model_fields if key != 'name' or form is Model)}"
+        )
+    return f"{file}: {place + ': ' if place else ''}{message}"

@@ -1,0 +1,239 @@
+"""The training loop: explicit, on one CPU or GPU or several, and resumable to the last bit."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from course_lib.clips import Clips
+from course_lib.training import checkpoints
+from course_lib.training.settings import Settings
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+@dataclass
+class Epoch:
+    """What one epoch did; accuracies are fractions, validation values are NaN without a validation part."""
+
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float = math.nan
+    validation_accuracy: float = math.nan
+    seconds: float = 0.0
+
+
+@dataclass
+class History:
+    """One Epoch a row, the number of the epoch whose weights the model holds (from 1), and where it was trained."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    kept_epoch: int = 0
+    device: str = ""
+    precision: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Training time in seconds, evaluation on the validation part included."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def table(self) -> pd.DataFrame:
+        """A row an epoch, numbered from 1."""
+        table = pd.DataFrame([asdict(epoch) for epoch in self.epochs])
+        table.index = pd.RangeIndex(1, len(table) + 1, name="epoch")
+        return table
+
+
+def fit(
+    model: nn.Module,
+    train: Clips,
+    validation: Clips | None = None,
+    settings: Settings | None = None,
+    *,
+    extra: Clips | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+    on_epoch: Callable[[History], None] | None = None,
+) -> History:
+    """Train a model that maps waveforms to logits, in place, and return how it went.
+
+    Each epoch goes once through `train` and through `settings.extra_per_epoch` random clips of `extra`. With
+    `checkpoint`, the state is written there after every epoch and training goes on from it: the weights come out the
+    same as without the interruption. `on_epoch` is called after every epoch. Under `fabric run` it uses the devices
+    named there. Raises TrainingError and CheckpointError.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    settings = settings or Settings()
+    if settings.keep == "best" and not validation:
+        raise TrainingError('keep="best" needs a validation part; hold one out of the training side')
+    if settings.extra_per_epoch and not extra:
+        raise TrainingError(f"extra_per_epoch is {settings.extra_per_epoch} but there are no extra clips")
+    fabric = _fabric(settings, accelerator)
+    own_clips = len(train)
+    train = (train + extra if settings.extra_per_epoch else train).to(fabric.device)
+    validation = validation.to(fabric.device) if validation else None
+    run = _Run(fabric, model, settings, seed)
+    if checkpoint is not None and checkpoint.exists():
+        run.resume(checkpoint)
+    history = run.history
+    quiet = not progress or fabric.global_rank > 0
+    bar = tqdm(desc="training", total=settings.epochs, initial=len(history.epochs), unit="epoch", disable=quiet)
+    while len(history.epochs) < settings.epochs:
+        started, number = time.perf_counter(), len(history.epochs)
+        torch.manual_seed(1_000_003 * seed + number)  # an epoch depends on the seed and its number, nothing else
+        order = _epoch_order(own_clips, len(train), settings.extra_per_epoch)
+        torch.manual_seed(1_000_003 * seed + number + 500_009 * fabric.global_rank)
+        epoch = run.train_epoch(train, order, number)
+        if validation is not None:
+            epoch.validation_loss, epoch.validation_accuracy = run.evaluate(validation)
+        epoch.seconds = time.perf_counter() - started
+        run.end_epoch(epoch)
+        if checkpoint is not None:
+            run.save(checkpoint)
+        bar.update()
+        bar.set_postfix_str(f"loss {epoch.train_loss:.3f}, accuracy {epoch.train_accuracy:.1%}")
+        if on_epoch is not None:
+            on_epoch(history)
+    bar.close()
+    run.finish()
+    return history
+
+
+def _fabric(settings: Settings, accelerator: str) -> Fabric:
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    precision = settings.precision_on(torch.device(accelerator))
+    if os.environ.get("LT_CLI_USED") == "1":
+        fabric = Fabric(precision=precision)
+        fabric.launch()
+        return fabric
+    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+
+
+def _epoch_order(own: int, total: int, extra: int) -> Tensor:
+    order = torch.randperm(own)
+    if extra:
+        order = torch.cat([order, own + torch.randperm(total - own)[:extra]])
+        order = order[torch.randperm(len(order))]
+    return order
+
+
+class _Run:
+    """One training in progress: the model, its optimiser, the averaged and the best weights, and the history."""
+
+    def __init__(self, fabric: Fabric, model: nn.Module, settings: Settings, seed: int) -> None:
+        self.fabric, self.model, self.settings, self.seed = fabric, model, settings, seed
+        model.to(fabric.device, memory_format=torch.channels_last)  # convolutions on the CPU are twice as fast so
+        self.wrapped, self.optimizer = fabric.setup(model, settings.optimizer_for(model))
+        self.averaged = None
+        if settings.averaging:
+            average = get_ema_multi_avg_fn(settings.averaging)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.best: dict[str, Tensor] = {}
+        self.history = History(device=fabric.device.type, precision=settings.precision_on(fabric.device))
+
+    @property
+    def evaluated(self) -> nn.Module:
+        return self.model if self.averaged is None else self.averaged.module
+
+    def train_epoch(self, train: Clips, order: Tensor, number: int) -> Epoch:
+        self.model.train()
+        batches = order.tensor_split(math.ceil(len(order) / self.settings.batch_size))
+        totals = torch.zeros(3, device=self.fabric.device)
+        for step, batch in enumerate(batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate_at(number + step / len(batches))
+            mine = batch[self.fabric.global_rank :: self.fabric.world_size].to(self.fabric.device)
+            waveforms, labels = train.batch(mine)
+            logits = self.wrapped(waveforms)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+            self.optimizer.zero_grad()
+            self.fabric.backward(loss)
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
+            correct = (logits.argmax(dim=1) == labels).sum()
+            totals += torch.stack([loss.detach() * len(mine), correct, torch.tensor(len(mine), device=correct.device)])
+        loss_sum, correct, count = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
+        if not math.isfinite(loss_sum):
+            raise TrainingError(f"the loss became {loss_sum} in epoch {number + 1}; lower learning_rate")
+        return Epoch(loss_sum / count, correct / count)
+
+    @torch.no_grad()
+    def evaluate(self, clips: Clips) -> tuple[float, float]:
+        self.evaluated.eval()
+        loss = correct = 0.0
+        for batch in torch.arange(len(clips), device=self.fabric.device).split(512):
+            waveforms, labels = clips.batch(batch)
+            logits = self.evaluated(waveforms)
+            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+            correct += (logits.argmax(dim=1) == labels).sum().item()
+        return loss / len(clips), correct / len(clips)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        history = self.history
+        history.epochs.append(epoch)
+        accuracies = [past.validation_accuracy for past in history.epochs]
+        is_best = self.settings.keep == "last" or epoch.validation_accuracy > max(accuracies[:-1], default=-1.0)
+        if is_best:
+            history.kept_epoch = len(history.epochs)
+        if is_best and self.settings.keep == "best":
+            self.best = {name: tensor.detach().clone() for name, tensor in self.evaluated.state_dict().items()}
+
+    def finish(self) -> None:
+        chosen = self.best if self.settings.keep == "best" else self.evaluated.state_dict()
+        self.model.load_state_dict(chosen)
+        self.model.eval()
+
+    def save(self, path: Path) -> None:
+        if self.fabric.global_rank == 0:
+            tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+            for index, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items() if tensor is not None}
+            if self.averaged is not None:
+                tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+            tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            checkpoints.save(path, tensors, {"history": asdict(self.history)} | self._identity())
+        self.fabric.barrier()
+
+    def resume(self, path: Path) -> None:
+        tensors, about = checkpoints.load(path)
+        if {key: about.get(key) for key in self._identity()} != self._identity():
+            raise checkpoints.CheckpointError(f"{path} belongs to a training with other settings; delete it")
+        self.model.load_state_dict(_under(tensors, "model/"))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(_under(tensors, "averaged/"))
+        self.best = _under(tensors, "best/")
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under(tensors, "optimizer/").items():
+            index, key = name.split("/")
+            states.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        past = about["history"]
+        self.history.epochs.extend(Epoch(**epoch) for epoch in past["epochs"])
+        self.history.kept_epoch = past["kept_epoch"]
+
+    def _identity(self) -> dict[str, object]:
+        return {"settings": self.settings.model_dump(), "seed": self.seed}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
