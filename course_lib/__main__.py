@@ -1,4 +1,4 @@
-"""The command line: python -m course_lib data | run | table."""
+"""The command line: python -m course_lib data | run | table | notebooks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_ERRORS: tuple[str, ...] = (
-    "AudioError",
-    "CheckpointError",
-    "DatasetError",
-    "RecipeError",
-    "ResultError",
-    "TrainingError",
-)
+from course_lib import CourseError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options) or 0
-    except (RuntimeError, ValueError) as error:
-        if type(error).__name__ not in _ERRORS:
-            raise
+    except CourseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, help="default: 0")
     run.add_argument("--protocol", help="one of the recipe's protocols (default: all of them)")
     run.add_argument("--fold", help="one fold of the protocol, such as a speaker's name (default: all)")
+    run.add_argument("--keep-model", action="store_true", help="keep the trained weights beside the result")
     run.set_defaults(command=_run)
 
     table = commands.add_parser("table", help="the results of a data set's recipes")
@@ -64,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--stand-in", action="store_true", help="results on stand-in data instead of real data")
     table.add_argument("--update", type=Path, metavar="FILE", help="write the table between the markers of FILE")
     table.set_defaults(command=_table)
+
+    notebooks = commands.add_parser("notebooks", help="execute the lessons")
+    notebooks.add_argument("lesson", nargs="*", help="such as 01 (default: all)")
+    form = notebooks.add_mutually_exclusive_group(required=True)
+    form.add_argument("--html", type=Path, metavar="FOLDER", help="write readable pages to FOLDER")
+    form.add_argument("--publish", action="store_true", help="store them executed, in the form that is committed")
+    notebooks.set_defaults(command=_notebooks)
     return parser
 
 
@@ -80,14 +79,13 @@ def _data_list(options: argparse.Namespace) -> None:
 def _data_fetch(options: argparse.Namespace) -> None:
     from course_lib import datasets
 
-    try:
+    if not options.or_stand_in:
         print(f"{options.name} is in {datasets.fetch(options.name)}")
-    except datasets.DatasetError as error:
-        if not options.or_stand_in:
-            raise
-        print(f"{error}\nMaking a synthetic stand-in instead.", file=sys.stderr)
-        recordings = datasets.stand_in(options.name, progress=True)
-        print(f"{options.name}: a stand-in of {len(recordings)} synthetic recordings is ready")
+        return
+    recordings = datasets.load(options.name)
+    print(f"{options.name}: {len(recordings)} recordings, {recordings.source} data")
+    if recordings.source != "real":
+        print(f"For the real recordings, once there is a network: python -m course_lib data fetch {options.name}")
 
 
 def _data_check(options: argparse.Namespace) -> int:
@@ -103,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
 
     recipe = recipes.load(options.recipe)
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
-        for result in experiments.run(recipe, options.seed, protocol, options.fold):
+        for result in experiments.run(recipe, options.seed, protocol, options.fold, options.keep_model):
             place = f"{result.recipe} {result.protocol} {result.fold} seed {result.seed}"
             print(f"{place}: accuracy {result.scores['accuracy']:.1%} of {result.test} ({result.source} data)")
 
@@ -118,6 +116,16 @@ def _table(options: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=1))
     else:
         print(tables.markdown(rows))
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    from course_lib import publish
+
+    paths = [path for path in publish.lessons() if not options.lesson or path.name.startswith(tuple(options.lesson))]
+    if options.html:
+        publish.write_html(paths, options.html)
+    else:
+        publish.publish(paths)
 
 
 if __name__ == "__main__":

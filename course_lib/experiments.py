@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 import course_lib
-from course_lib import datasets, evaluation, settings, training
+from course_lib import CourseError, datasets, evaluation, settings, training
 from course_lib.clips import Clips
 from course_lib.datasets import splits
 from course_lib.datasets.recordings import Recordings
 from course_lib.recipes import Recipe, RecipeError
 
 
-class ResultError(RuntimeError):
+class ResultError(CourseError):
     """A file under results/ cannot be used; the message names it."""
 
 
@@ -67,11 +67,17 @@ class Result:
 
 
 def run(
-    recipe: Recipe, seed: int = 0, protocol: str | None = None, fold: str | None = None, progress: bool = True
+    recipe: Recipe,
+    seed: int = 0,
+    protocol: str | None = None,
+    fold: str | None = None,
+    keep_model: bool = False,
+    progress: bool = True,
 ) -> list[Result]:
     """Train and test a recipe with one seed: every fold of one protocol (default: its first), or one fold.
 
-    What has a result under results/ is read, not run again; what was interrupted goes on from its checkpoint.
+    What has a result under results/ is read, not run again; what was interrupted goes on from its checkpoint. With
+    `keep_model` the weights are kept beside each new result, for `load_model`.
     Raises RecipeError, DatasetError, TrainingError.
 
     Notebook: 02_spoken_digits_cnn
@@ -82,7 +88,7 @@ def run(
     if fold is not None and fold not in [split.name for split in folds]:
         raise RecipeError(f"{protocol} has no fold {fold!r}; it has {', '.join(split.name for split in folds)}")
     chosen = [split for split in folds if fold in (None, split.name)]
-    return [_run_fold(recipe, recordings, protocol, split, len(folds), seed, progress) for split in chosen]
+    return [_run_fold(recipe, recordings, protocol, split, len(folds), seed, keep_model, progress) for split in chosen]
 
 
 def folds_of(recordings: Recordings, protocol: str) -> list[splits.Split]:
@@ -122,6 +128,19 @@ def train(
     return model, history, clips
 
 
+def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: str = "real") -> torch.nn.Module | None:
+    """The trained model of a run, if its weights were kept for this version of the recipe, else None.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    path = _result_path(recipe.name, protocol, fold, seed, source).with_suffix(".safetensors")
+    if not path.is_file():
+        return None
+    model = recipe.model.build(len(read(path.with_suffix(".json")).per_class))
+    about = training.load_model(path, model)
+    return model.eval() if about["recipe_hash"] == recipe.hash else None
+
+
 def _try_out(recipe: Recipe, model: torch.nn.Module, clips: Clips) -> None:
     try:
         with torch.no_grad():
@@ -132,7 +151,14 @@ def _try_out(recipe: Recipe, model: torch.nn.Module, clips: Clips) -> None:
 
 
 def _run_fold(
-    recipe: Recipe, recordings: Recordings, protocol: str, split: splits.Split, folds: int, seed: int, progress: bool
+    recipe: Recipe,
+    recordings: Recordings,
+    protocol: str,
+    split: splits.Split,
+    folds: int,
+    seed: int,
+    keep_model: bool,
+    progress: bool,
 ) -> Result:
     path = _result_path(recipe.name, protocol, split.name, seed, recordings.source)
     if path.exists():
@@ -143,6 +169,9 @@ def _run_fold(
     checkpoint = settings.cache_folder() / "checkpoints" / f"{key}.safetensors"
     model, history, clips = train(recipe, recordings, split, seed, checkpoint=checkpoint, progress=progress)
     result = _test(recipe, recordings, protocol, split, folds, seed, model, history, clips)
+    if keep_model:
+        about = {"recipe_hash": recipe.hash, "fingerprint": result.fingerprint}
+        training.save_model(result.path.with_suffix(".safetensors"), model, **about)
     write_json(result.path, asdict(result))
     checkpoint.unlink(missing_ok=True)
     return result

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 
+from IPython.display import Audio, display
+from torch import Tensor
+
 from course_lib import figures, settings
 from course_lib.datasets import Recordings
 
@@ -38,3 +41,22 @@ def announce(recordings: Recordings) -> None:
             f"    python -m course_lib data fetch {recordings.name}",
         )
         print("*" * 72, *lines, "*" * 72, sep="\n")
+
+
+def play(waveform: Tensor, sample_rate: int, recording: bool = False) -> None:
+    """Show a player for one waveform (samples,) in [-1, 1], at its own level: nothing is made louder or softer.
+
+    Say `recording=True` for what comes from a data set, changed or not: the player's output is then marked
+    `{"course": {"recording": true}}`, and while `COURSE_PUBLISH` is set a line of text takes its place, so that no
+    published lesson holds a recording. Raises ValueError beyond [-1, 1], where a player would clip.
+
+    Notebook: 01_waveforms_and_spectrograms
+    """
+    peak = float(waveform.abs().max())
+    if peak > 1:
+        raise ValueError(f"the waveform reaches {peak:.2f} and would clip at 1; make it softer before playing it")
+    if recording and settings.publishing():
+        print("(run this cell to hear the recording)")
+        return
+    player = Audio(waveform.cpu().numpy(), rate=sample_rate, normalize=False)
+    display(player, metadata={"course": {"recording": True}} if recording else None)

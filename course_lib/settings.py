@@ -32,6 +32,11 @@ def offline() -> bool:
     return os.environ.get("COURSE_OFFLINE", "") not in ("", "0")
 
 
+def publishing() -> bool:
+    """Whether `COURSE_PUBLISH` is set: lessons are being executed for the web and must hold no recording."""
+    return os.environ.get("COURSE_PUBLISH", "") not in ("", "0")
+
+
 def profile() -> str:
     """How much a lesson computes: `COURSE_PROFILE`, one of smoke, laptop (the default) and full."""
     name = os.environ.get("COURSE_PROFILE") or "laptop"

@@ -66,12 +66,17 @@ def stand_in(name: str, progress: bool = False, **size: int) -> Recordings:
     wanted = entry(name)
     target = _stand_in_folder(wanted, **size)
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        except OSError as error:
+            raise DatasetError(
+                f"cannot write to {target.parent} ({error}); set COURSE_CACHE to a folder you own"
+            ) from error
         try:
             wanted.write_stand_in(unfinished, progress=progress, **size)
             os.rename(unfinished, target)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: a synthesiser or libsndfile that fails
             if not target.is_dir():  # another process may have finished first
                 raise DatasetError(f"cannot write the stand-in for {name} to {target}: {error}") from error
         finally:

@@ -15,10 +15,10 @@ from course_lib.datasets.stand_in import digits
 class Entry:
     """One data set of the catalogue.
 
-    `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included; `inside` is the path in the
-    archive that becomes the data set's folder; `manifest` names a file beside this module with a hash of each
-    recording's samples. `read(folder, source)` lists the recordings, `write_stand_in(folder, progress=...)` makes
-    replacements in the same layout.
+    `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included, unpacked into one folder; an
+    address may end in `#sha256=HEX`. `inside` is the path in there that becomes the data set's folder; `manifest`
+    names a file beside this module with a hash of each recording's samples. `read(folder, source)` lists the
+    recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout.
     """
 
     name: str

@@ -50,12 +50,12 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
 
 def _key(recordings: Recordings) -> str:
     digest = hashlib.sha256(f"{_LAYOUT} {recordings.sample_rate}".encode())
-    for path in recordings.table["path"]:
+    for name, path in zip(recordings.table["recording"], recordings.table["path"], strict=True):
         try:
             state = os.stat(path)
         except OSError as error:
             raise DatasetError(f"{recordings.name}: {path} has gone ({error.strerror}); load the data again") from None
-        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        digest.update(f"{name}\0{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -81,8 +81,7 @@ def _decode_into(recordings: Recordings, folder: Path, progress: bool) -> None:
     rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
     with open(folder / "samples.int16", "wb") as file:
         for name, path in tqdm(rows, f"decoding {recordings.name}", len(recordings), disable=not progress, delay=2):
-            waveform = audio.read(path, recordings.sample_rate)
-            samples = (waveform * 32768).round().clamp(-32768, 32767).numpy().astype("<i2").tobytes()
+            samples = audio.to_int16(audio.read(path, recordings.sample_rate)).tobytes()
             file.write(samples)
             digest.update(f"{name}\0{len(samples)}\0".encode() + samples)
             offsets.append(offsets[-1] + len(samples) // 2)

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from course_lib import audio
+from course_lib import CourseError, audio
 
 COLUMNS = ("recording", "path", "label", "group")
 
 
-class DatasetError(RuntimeError):
+class DatasetError(CourseError):
     """A data set is missing, damaged or inconsistent; the message names what and says what to do."""
 
 
@@ -44,7 +44,7 @@ class Recordings:
             raise DatasetError(f"{self.name}: listed more than once: {', '.join(map(str, twice[:5]))}")
         if not self.table["label"].between(0, len(self.class_names) - 1).all():
             raise DatasetError(f"{self.name}: a label is outside 0 .. {len(self.class_names) - 1}")
-        self.table.reset_index(drop=True, inplace=True)
+        object.__setattr__(self, "table", self.table.reset_index(drop=True))
 
     def __len__(self) -> int:
         return len(self.table)

@@ -70,7 +70,10 @@ def hold_out_validation(
     """
     if by == "group":
         splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
-        kept, held = next(splitter.split(train, groups=recordings.table["group"].to_numpy()[train]))
+        try:
+            kept, held = next(splitter.split(train, groups=recordings.table["group"].to_numpy()[train]))
+        except ValueError as error:
+            raise DatasetError(f"{recordings.name}: cannot hold out {fraction:.0%} of the groups: {error}") from None
         kept, held = train[kept], train[held]
     elif by == "recording":
         kept, held = _stratified(train, recordings.table["label"].to_numpy()[train], fraction, seed)

@@ -34,21 +34,6 @@ def _uniform(waveforms: Tensor, low: float, high: float) -> Tensor:
     return torch.empty(len(waveforms), 1, device=waveforms.device).uniform_(low, high)
 
 
-class RandomGain(_TrainingOnly):
-    """Waveforms made louder or softer by up to `max_db`.
-
-    Notebook: 02_spoken_digits_cnn
-    """
-
-    def __init__(self, max_db: float = 12.0) -> None:
-        super().__init__()
-        self.max_db = max_db
-
-    def augment(self, waveforms: Tensor) -> Tensor:
-        require_waveforms(waveforms)
-        return waveforms * 10 ** (_uniform(waveforms, -self.max_db, self.max_db) / 20)
-
-
 class RandomSpeed(_TrainingOnly):
     """Waveforms played `slowest` to `fastest` times as fast, pitch and formants with them, then moved at random
     within the zeros that pad them.
@@ -82,27 +67,6 @@ class RandomSpeed(_TrainingOnly):
         return torch.where(inside, waveforms.gather(1, position.clamp(0, last).long()), 0.0)
 
 
-class RandomEqualiser(_TrainingOnly):
-    """Waveforms through a smooth random frequency response: another microphone, another room.
-
-    The gain at `bands` equally spaced frequencies is normal with standard deviation `std_db`, linear in between.
-
-    Notebook: 02_spoken_digits_cnn
-    """
-
-    def __init__(self, std_db: float = 4.0, bands: int = 6) -> None:
-        super().__init__()
-        self.std_db, self.bands = std_db, bands
-
-    def augment(self, waveforms: Tensor) -> Tensor:
-        require_waveforms(waveforms)
-        with torch.autocast(waveforms.device.type, enabled=False):
-            spectrum = torch.fft.rfft(waveforms.float())
-            gain_db = self.std_db * torch.randn(len(waveforms), 1, self.bands, device=waveforms.device)
-            gain_db = functional.interpolate(gain_db, spectrum.shape[1], mode="linear", align_corners=True)[:, 0]
-            return torch.fft.irfft(spectrum * 10 ** (gain_db / 20), n=waveforms.shape[1])
-
-
 class AddNoise(_TrainingOnly):
     """Waveforms with noise added, `lowest_snr` to `highest_snr` dB below the level of their sounding part.
 
@@ -130,24 +94,51 @@ class AddNoise(_TrainingOnly):
             return waveforms + noise * power.sqrt() * 10 ** (-snr / 20)
 
 
-class FrequencyWarp(_TrainingOnly):
-    """Images (batch, bands, frames) stretched and moved along frequency: a longer or shorter vocal tract.
+class RandomEqualiser(_TrainingOnly):
+    """Images in dB (batch, bands, frames) through a smooth random frequency response: another microphone or room.
 
-    The stretch is log-normal with standard deviation `stretch`, the shift normal with `shift` (fraction of the
-    bands). Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
+    The gain at `points` equally spaced bands is normal with standard deviation `std_db`, linear in between.
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, stretch: float = 0.06, shift: float = 0.03) -> None:
+    def __init__(self, std_db: float = 4.0, points: int = 6) -> None:
         super().__init__()
-        self.stretch, self.shift = stretch, shift
+        self.std_db, self.points = std_db, points
 
     def augment(self, images: Tensor) -> Tensor:
+        gain = self.std_db * torch.randn(len(images), 1, self.points, device=images.device)
+        gain = functional.interpolate(gain, images.shape[1], mode="linear", align_corners=True)
+        return images + gain.transpose(1, 2)
+
+
+class TimeFrequencyWarp(_TrainingOnly):
+    """Images (batch, bands, frames) stretched in time, and stretched and moved along frequency: another way to say it.
+
+    Time runs `1 / (1 + tempo)` to `1 + tempo` times as fast, from the first frame on, after up to `delay` (fraction
+    of the clip) of its first frame repeated. Frequency is stretched by a log-normal factor with standard deviation
+    `stretch` and moved by a normal `shift` (fraction of the bands): a longer or shorter vocal tract.
+    Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, tempo: float = 0.28, delay: float = 0.02, stretch: float = 0.07, shift: float = 0.04) -> None:
+        super().__init__()
+        self.tempo, self.delay, self.stretch, self.shift = tempo, delay, stretch, shift
+
+    def augment(self, images: Tensor) -> Tensor:
+        def normal() -> Tensor:
+            return torch.randn(len(images), device=images.device)
+
+        most = math.log(1 + self.tempo)
+        tempo = _uniform(images, -most, most)[:, 0].exp()
         affine = torch.zeros(len(images), 2, 3, device=images.device)
-        affine[:, 0, 0] = 1
-        affine[:, 1, 1] = (self.stretch * torch.randn(len(images), device=images.device)).exp()
-        affine[:, 1, 2] = 2 * self.shift * torch.randn(len(images), device=images.device)
+        # In the coordinates of affine_grid an axis runs from -1 to 1.
+        affine[:, 0, 0] = tempo
+        affine[:, 0, 2] = tempo - 1 - _uniform(images, 0, 2 * self.delay)[:, 0]
+        affine[:, 1, 1] = (self.stretch * normal()).exp()
+        affine[:, 1, 2] = 2 * self.shift * normal()
         grid = functional.affine_grid(affine, [len(images), 1, *images.shape[1:]], align_corners=False)
         return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 

@@ -107,9 +107,9 @@ class LogMel(FrontEnd):
     """Waveforms (batch, samples) -> log-mel energies (batch, n_mels, frames), frames = 1 + samples // hop_length.
 
     Power spectrogram with a Hann window of `n_fft` samples centred on each frame, `n_mels` triangular bands from
-    `f_min` to `f_max` Hz (default: Nyquist), dB down to `top_db` below the clip's maximum. With `standardise` every
-    clip has mean 0 and standard deviation 1, which takes its level away. Raises ValueError for clips of at most
-    `n_fft // 2` samples. Source: Davis and Mermelstein 1980; torchaudio.transforms.MelSpectrogram.
+    `f_min` to `f_max` Hz (default: Nyquist), dB down to `top_db` below the clip's maximum. Raises ValueError for
+    clips of at most `n_fft // 2` samples.
+    Source: Davis and Mermelstein 1980; torchaudio.transforms.MelSpectrogram.
 
     Notebook: 01_waveforms_and_spectrograms
     """
@@ -123,20 +123,26 @@ class LogMel(FrontEnd):
         f_min: float = 0.0,
         f_max: float | None = None,
         top_db: float = 80.0,
-        standardise: bool = True,
     ) -> None:
         super().__init__()
-        self.top_db, self.standardise, self.shortest = top_db, standardise, n_fft // 2 + 1
+        self.top_db, self.shortest = top_db, n_fft // 2 + 1
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate, n_fft, hop_length=hop_length, n_mels=n_mels, f_min=f_min, f_max=f_max
         )
 
     def image(self, waveforms: Tensor) -> Tensor:
-        level = decibels(self.mel(waveforms), self.top_db)
-        if not self.standardise:
-            return level
-        mean = level.mean(dim=(1, 2), keepdim=True)
-        return (level - mean) / (level.std(dim=(1, 2), keepdim=True) + 1e-5)
+        return decibels(self.mel(waveforms), self.top_db)
+
+
+class Standardise(nn.Module):
+    """Images (batch, bands, frames) brought to mean 0 and standard deviation 1 each, which takes their level away.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        centred = images - images.mean(dim=(1, 2), keepdim=True)
+        return centred / (centred.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-5)
 
 
 class MFCC(FrontEnd):
@@ -158,4 +164,5 @@ class MFCC(FrontEnd):
         )
 
     def image(self, waveforms: Tensor) -> Tensor:
-        return self.mfcc(waveforms)
+        # With a channel in between: torchaudio takes `top_db` from the loudest clip of a batch that has none.
+        return self.mfcc(waveforms[:, None])[:, 0]

@@ -1,5 +1,6 @@
 """Networks: each maps waveforms (batch, samples) to logits (batch, classes), front end included."""
 
+from course_lib.models.log_mel_cnn import LogMelCNN
 from course_lib.models.spectrogram_cnn import SpectrogramCNN
 
-__all__ = ["SpectrogramCNN"]
+__all__ = ["LogMelCNN", "SpectrogramCNN"]

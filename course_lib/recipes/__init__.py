@@ -15,14 +15,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
-from course_lib import layers, models
+from course_lib import CourseError, layers, models
 from course_lib.training import Settings
 
 FOLDER = Path(__file__).parent
 Protocol = Literal["official", "leave_one_speaker_out"]
 
 
-class RecipeError(ValueError):
+class RecipeError(CourseError, ValueError):
     """A recipe cannot be used; the message names the file, the key and what is allowed."""
 
 

@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from course_lib import CourseError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(CourseError):
     """A checkpoint is missing, damaged or of another model; the message names the file."""
 
 

@@ -17,12 +17,13 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from course_lib import CourseError
 from course_lib.clips import Clips
 from course_lib.training import checkpoints
 from course_lib.training.settings import Settings
 
 
-class TrainingError(RuntimeError):
+class TrainingError(CourseError):
     """Training cannot go on; the message says why and what to change."""
 
 
@@ -121,9 +122,7 @@ def _fabric(settings: Settings, accelerator: str) -> Fabric:
         accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     precision = settings.precision_on(torch.device(accelerator))
     if os.environ.get("LT_CLI_USED") == "1":
-        fabric = Fabric(precision=precision)
-        fabric.launch()
-        return fabric
+        return Fabric(precision=precision)  # already launched: the command line started the processes
     return Fabric(accelerator=accelerator, devices=1, precision=precision)
 
 

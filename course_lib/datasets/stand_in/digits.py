@@ -55,11 +55,11 @@ def voices(n: int, seed: int = 0) -> list[Voice]:
     """
     random = np.random.default_rng(seed)
     pairs = [(accent, variant) for variant in _VARIANTS for accent in _ACCENTS]
-    order = np.concatenate([random.permutation(len(pairs)) for _ in range(-(-n // len(pairs)))])[:n]
-    rates, pitches = random.uniform(size=(2, max(n, 1)))
+    order = np.concatenate([random.permutation(len(pairs)) for _ in range(1 + n // len(pairs))])[:n]
+    manners = random.spawn(1)[0].uniform(size=(n, 2))
     return [
-        Voice(f"voice{i:04d}", *pairs[pair], rate=110 + 130 * rates[i], pitch=20 + 60 * pitches[i])
-        for i, pair in enumerate(order)
+        Voice(f"voice{i:04d}", *pairs[pair], rate=110 + 130 * rate, pitch=20 + 60 * pitch)
+        for i, (pair, (rate, pitch)) in enumerate(zip(order, manners, strict=True))
     ]
 
 

@@ -1,0 +1,49 @@
+# One command for each thing people do here; `make help` lists them.
+PYTHON ?= python3
+PORT ?= 8888
+export COURSE_PROFILE
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
+.PHONY: help lab data test lint course notebooks table clean
+
+help:  ## List the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+lab: $(INSTALLED) data  ## Set up, get the data, open JupyterLab at lesson 1
+	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(ROOT_FLAG) notebooks/01_waveforms_and_spectrograms.ipynb
+
+data: $(INSTALLED)  ## Get FSDD, or a synthetic stand-in when there is no network
+	@$(BIN)/python -m course_lib data fetch fsdd --or-stand-in
+
+test: $(INSTALLED)  ## Set up, then run every test and every notebook (without network)
+	COURSE_OFFLINE=1 COURSE_PROFILE=smoke $(BIN)/python -m pytest \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --durations=8 tests notebooks
+
+lint: $(INSTALLED)  ## Check style, formatting and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+course: $(INSTALLED) data  ## Execute all lessons and write readable HTML to build/
+	$(BIN)/python -m course_lib notebooks --html build
+
+notebooks: $(INSTALLED)  ## Execute all lessons on the real data and store them in the committed form
+	$(BIN)/python -m course_lib notebooks --publish
+
+table: $(INSTALLED)  ## Write the results tables into the README
+	$(BIN)/python -m course_lib table fsdd --update README.md
+
+clean:  ## Remove the environment and everything that can be made again (not the data sets)
+	rm -rf $(VENV) build data/cache
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "The course needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV): some minutes the first time (on Linux PyTorch brings about 5 GB of CUDA libraries)."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --editable .
+	@touch $(INSTALLED)

@@ -1,0 +1,52 @@
+"""A small CNN on log-mel energies, for speakers it has never heard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.layers import LogMel, Standardise
+
+
+class LogMelCNN(nn.Module):
+    """Waveforms (batch, samples) -> logits (batch, n_classes), through log-mel images of `n_mels` bands.
+
+    Blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling (none after the last block); then
+    one layer that sees every band of a frame, its mean and maximum over time, and a linear layer. 127,002
+    parameters at the defaults. `front_end` may be any module that makes (batch, n_mels, frames) images of waveforms.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(
+        self,
+        n_classes: int = 10,
+        n_mels: int = 40,
+        channels: Sequence[int] = (16, 32, 64, 96),
+        dropout: float = 0.3,
+        sample_rate: int = 8000,
+        front_end: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.front_end = nn.Sequential(LogMel(sample_rate, n_mels), Standardise()) if front_end is None else front_end
+        blocks: list[nn.Module] = []
+        for channels_in, channels_out in zip((1, *channels[:-1]), channels, strict=True):
+            convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+            blocks += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*blocks[:-1])
+        bands = n_mels // 2 ** (len(channels) - 1)
+        self.across_bands = nn.Conv1d(channels[-1] * bands, channels[-1], kernel_size=1)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(2 * channels[-1], n_classes)
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Features in front of the last layer, shape (batch, 2 * channels[-1])."""
+        frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2)
+        frames = functional.relu(self.across_bands(frames))
+        return torch.cat([frames.mean(dim=2), frames.amax(dim=2)], dim=1)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.classify(self.dropout(self.embed(waveforms)))

@@ -1,0 +1,111 @@
+"""Executes the lessons: to HTML for reading, or in place in the form that is committed."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from tqdm.auto import tqdm
+
+from course_lib import CourseError, settings
+
+LARGEST = 700_000
+_MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|work|tmp|home|Users)/")
+
+
+class PublishError(CourseError):
+    """A lesson fails, or is not fit to be committed; the message names it and says why."""
+
+
+def lessons() -> list[Path]:
+    """The notebooks of the course in order."""
+    return sorted((settings.CHECKOUT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def execute(path: Path, publishing: bool = False) -> nbformat.NotebookNode:
+    """Run a notebook from top to bottom in a fresh kernel and return it with its outputs. Raises PublishError."""
+    notebook = nbformat.read(path, as_version=4)
+    # Set in this process: the kernel inherits it, and settings reads it there.
+    os.environ["COURSE_PUBLISH"] = "1" if publishing else "0"
+    client = NotebookClient(
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise PublishError(f"{path.name} stops with an error:\n{error}") from None
+    return notebook
+
+
+def publish(paths: list[Path]) -> None:
+    """Execute notebooks on real data and store them as they are committed: outputs kept, nothing of this machine.
+
+    Raises PublishError when a lesson fails, ran on a stand-in, or is not fit to be committed (see `faults`).
+    """
+    for path in tqdm(paths, "publishing", unit="lesson"):
+        started = time.perf_counter()
+        notebook = strip(execute(path, publishing=True))
+        problems = faults(notebook)
+        if problems:
+            raise PublishError(f"{path.name} is not stored: {'; '.join(problems)}")
+        nbformat.write(notebook, path)
+        tqdm.write(f"{path.name}: {time.perf_counter() - started:.0f} s, {path.stat().st_size / 1000:.0f} KB")
+
+
+def write_html(paths: list[Path], folder: Path) -> None:
+    """Execute notebooks and write each as one self-contained HTML page to `folder`."""
+    from nbconvert import HTMLExporter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(paths, "lessons", unit="lesson"):
+        page, _ = HTMLExporter().from_notebook_node(execute(path))
+        (folder / f"{path.stem}.html").write_text(page)
+        tqdm.write(f"{folder / path.stem}.html")
+
+
+def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove what differs from run to run and machine to machine: timestamps, cell ids' metadata, progress bars."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index}"
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _progress(output)]
+    return notebook
+
+
+def _progress(output: nbformat.NotebookNode) -> bool:
+    if output.output_type == "stream" and output.name == "stderr":
+        return bool(re.search(r"\d+%\||\d+it ", output.text))
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def faults(notebook: nbformat.NotebookNode) -> list[str]:
+    """Why a notebook is not fit to be committed; empty when it is."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    outputs = [output for cell in code for output in cell.outputs]
+    text = nbformat.writes(nbformat.from_dict({**notebook, "cells": code}))
+    found = []
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("its cells were not executed once, in order")
+    if any(output.output_type == "error" for output in outputs):
+        found.append("an output is an error")
+    if any(output.get("name") == "stderr" for output in outputs):
+        found.append("an output is a warning")
+    if "STAND-IN DATA" in str(outputs):
+        found.append("it ran on stand-in data")
+    if any(output.get("metadata", {}).get("course", {}).get("recording") for output in outputs):
+        found.append("it stores a recording of a data set")
+    if _MACHINE_PATH.search(str(outputs)):
+        found.append("an output names a path of this machine")
+    if len(text) > LARGEST:
+        found.append(f"it has {len(text) / 1000:.0f} KB; at most {LARGEST / 1000:.0f} KB are committed")
+    return found
