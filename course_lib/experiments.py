@@ -111,11 +111,8 @@ def train(
     """
     progress = fit_options.get("progress", True)
     clips = Clips.cut(recordings, recipe.clip.seconds, recipe.clip.hop_seconds, progress)
-    rows, validation = split.train, None
-    if recipe.validation is not None:
-        part = recipe.validation
-        rows, held_out = splits.hold_out_validation(recordings, rows, part.fraction, part.by, seed)
-        validation = clips.of_recordings(held_out)
+    rows, held_out = _sides(recipe, recordings, split, seed)
+    validation = clips.of_recordings(held_out) if len(held_out) else None
     extra = None
     if recipe.extra_voices is not None:
         voices = datasets.stand_in(recipe.dataset, progress=progress, **recipe.extra_voices)
@@ -136,9 +133,19 @@ def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: 
     path = _result_path(recipe.name, protocol, fold, seed, source).with_suffix(".safetensors")
     if not path.is_file():
         return None
-    model = recipe.model.build(len(read(path.with_suffix(".json")).per_class))
-    about = training.load_model(path, model)
-    return model.eval() if about["recipe_hash"] == recipe.hash else None
+    _, about = training.checkpoints.load(path)
+    if about.get("recipe_hash") != recipe.hash:
+        return None
+    model = recipe.model.build(about["classes"])
+    training.load_model(path, model)
+    return model.eval()
+
+
+def _sides(recipe: Recipe, recordings: Recordings, split: splits.Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    part = recipe.validation
+    if part is None:
+        return split.train, split.train[:0]
+    return splits.hold_out_validation(recordings, split.train, part.fraction, part.by, seed)
 
 
 def _try_out(recipe: Recipe, model: torch.nn.Module, clips: Clips) -> None:
@@ -170,7 +177,7 @@ def _run_fold(
     model, history, clips = train(recipe, recordings, split, seed, checkpoint=checkpoint, progress=progress)
     result = _test(recipe, recordings, protocol, split, folds, seed, model, history, clips)
     if keep_model:
-        about = {"recipe_hash": recipe.hash, "fingerprint": result.fingerprint}
+        about = {"recipe_hash": recipe.hash, "classes": len(result.confusion), "fingerprint": result.fingerprint}
         training.save_model(result.path.with_suffix(".safetensors"), model, **about)
     write_json(result.path, asdict(result))
     checkpoint.unlink(missing_ok=True)
@@ -193,7 +200,7 @@ def _test(
     rows = recordings.table.iloc[tested.recording.numpy()]
     labels, groups, names = rows["label"].to_numpy(), rows["group"].to_numpy(dtype=str), recordings.class_names
     right = predicted == labels
-    held_out = round(recipe.validation.fraction * len(split.train)) if recipe.validation else 0
+    trained, held_out = _sides(recipe, recordings, split, seed)
     return Result(
         recipe=recipe.name,
         recipe_hash=recipe.hash,
@@ -204,8 +211,8 @@ def _test(
         seed=seed,
         source=recordings.source,
         fingerprint=clips.fingerprint,
-        train=len(split.train) - held_out,
-        validation=held_out,
+        train=len(trained),
+        validation=len(held_out),
         test=len(split.test),
         scores=evaluation.scores(labels, predicted, len(names)),
         per_class={names[label]: float(right[labels == label].mean()) for label in np.unique(labels)},
@@ -234,17 +241,18 @@ def _result_path(recipe: str, protocol: str, fold: str, seed: int, source: str) 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file: complete, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-        os.replace(unfinished, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(content, file, indent=1)
+                file.write("\n")
+            os.replace(unfinished, path)
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
     except OSError as error:
         raise ResultError(f"cannot write the result {path}: {error}") from error
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
 
 
 def read(path: Path) -> Result:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-
 from IPython.display import Audio, display
 from torch import Tensor
 
@@ -18,8 +15,6 @@ def start() -> None:
     Notebook: 01_waveforms_and_spectrograms
     """
     figures.use_course_style()
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     if settings.profile() != "laptop":
         print(f"Profile {settings.profile()}: this run is not the one the text of the lesson was written for.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import time
@@ -12,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
-from course_lib import CourseError, settings
+from course_lib import CourseError, figures, settings
 
 LARGEST = 700_000
 _MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|work|tmp|home|Users)/")
@@ -69,7 +70,7 @@ def write_html(paths: list[Path], folder: Path) -> None:
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove what differs from run to run and machine to machine: timestamps, cell ids' metadata, progress bars."""
+    """Remove what differs from run to run (timestamps, metadata, progress bars), and make the pictures small."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -79,6 +80,10 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = {}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _progress(output)]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    picture = figures.small_png(base64.b64decode(output.data["image/png"]))
+                    output.data["image/png"] = base64.b64encode(picture).decode()
     return notebook
 
 

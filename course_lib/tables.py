@@ -20,8 +20,12 @@ def table(dataset: str, source: str = "real") -> list[dict[str, Any]]:
 
     Notebook: 02_spoken_digits_cnn
     """
+    names = recipes.names(dataset)
+    if not names:
+        known = sorted({path.parent.name for path in recipes.FOLDER.glob("*/*.yaml")})
+        raise recipes.RecipeError(f"there are no recipes for {dataset!r}; known: {', '.join(known)}")
     rows = []
-    for name in recipes.names(dataset):
+    for name in names:
         recipe = recipes.load(name)
         for protocol in recipe.protocols:
             by_seed: dict[int, list[experiments.Result]] = defaultdict(list)
@@ -96,7 +100,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def update(file: Path, dataset: str, rows: list[dict[str, Any]]) -> None:
     """Replace what stands between `<!-- table DATASET -->` and `<!-- end -->` in a file by the Markdown table."""
-    text = file.read_text()
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise experiments.ResultError(f"cannot read {file} to put a table in: {error}") from None
     before, start, rest = text.partition(f"<!-- table {dataset} -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if not start or not end:

@@ -1,6 +1,6 @@
 """Front ends and augmentation as torch modules: they move with `.to(device)` and need no data loader."""
 
-from course_lib.layers.augmentation import AddNoise, RandomEqualiser, RandomSpeed, SpecAugment, TimeFrequencyWarp
+from course_lib.layers.augmentation import AddNoise, RandomEqualiser, RandomTrim, SpecAugment, TimeFrequencyWarp
 from course_lib.layers.spectrogram import MFCC, LogMel, LogSpectrogram, Standardise
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "LogMel",
     "LogSpectrogram",
     "RandomEqualiser",
-    "RandomSpeed",
+    "RandomTrim",
     "SpecAugment",
     "Standardise",
     "TimeFrequencyWarp",

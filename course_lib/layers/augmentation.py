@@ -34,37 +34,32 @@ def _uniform(waveforms: Tensor, low: float, high: float) -> Tensor:
     return torch.empty(len(waveforms), 1, device=waveforms.device).uniform_(low, high)
 
 
-class RandomSpeed(_TrainingOnly):
-    """Waveforms played `slowest` to `fastest` times as fast, pitch and formants with them, then moved at random
-    within the zeros that pad them.
+class RandomTrim(_TrainingOnly):
+    """Waveforms cut at random at both ends and moved: recordings are trimmed by different people in different ways.
 
-    Linear interpolation between samples; what no longer fits is cut off. Source: Ko et al. 2015, "Audio
-    augmentation for speech recognition".
+    Of the part before the padding zeros, up to the fraction `cut` is lost at each end (in `share` of the clips), and
+    what is left starts up to `delay` (fraction of the clip) later.
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, slowest: float = 0.8, fastest: float = 1.25) -> None:
+    def __init__(self, cut: float = 0.18, delay: float = 0.12, share: float = 0.7) -> None:
         super().__init__()
-        if not 0 < slowest <= fastest:
-            raise ValueError(f"speeds must satisfy 0 < slowest <= fastest, got {slowest} and {fastest}")
-        self.slowest, self.fastest = slowest, fastest
+        if not 0 <= cut < 0.5:
+            raise ValueError(f"cut is {cut}; each end can lose a fraction from 0 to under 0.5")
+        self.cut, self.delay, self.share = cut, delay, share
 
     def augment(self, waveforms: Tensor) -> Tensor:
         require_waveforms(waveforms)
         samples = waveforms.shape[1]
-        speed = _uniform(waveforms, math.log(self.slowest), math.log(self.fastest)).exp()
-        room = (samples - sounding_length(waveforms) / speed).clamp(min=0)
-        position = (torch.arange(samples, device=waveforms.device) - room * torch.rand_like(room)) * speed
-        before = position.floor()
-        share = position - before
-        return self._at(waveforms, before) * (1 - share) + self._at(waveforms, before + 1) * share
-
-    @staticmethod
-    def _at(waveforms: Tensor, position: Tensor) -> Tensor:
-        last = waveforms.shape[1] - 1
-        inside = (position >= 0) & (position <= last)
-        return torch.where(inside, waveforms.gather(1, position.clamp(0, last).long()), 0.0)
+        length = sounding_length(waveforms)
+        first, lost = (
+            _uniform(waveforms, 0, self.cut) * length * (_uniform(waveforms, 0, 1) < self.share) for _ in range(2)
+        )
+        delay = _uniform(waveforms, 0, self.delay) * samples
+        position = torch.arange(samples, device=waveforms.device) - delay.long() + first.long()
+        kept = (position >= first.long()) & (position < (length - lost).long())
+        return torch.where(kept, waveforms.gather(1, position.clamp(0, samples - 1)), 0.0)
 
 
 class AddNoise(_TrainingOnly):

@@ -140,6 +140,9 @@ class Standardise(nn.Module):
     Notebook: 02_spoken_digits_cnn
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, images: Tensor) -> Tensor:
         centred = images - images.mean(dim=(1, 2), keepdim=True)
         return centred / (centred.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-5)

@@ -64,10 +64,13 @@ class Model(_Form):
     def build(self, n_classes: int) -> nn.Module:
         """The model with fresh weights."""
         arguments = dict(self.settings)
-        if self.front_end:
-            parts = [getattr(layers, name)(**settings) for layer in self.front_end for name, settings in layer.items()]
-            arguments["front_end"] = nn.Sequential(*parts)
-        return getattr(models, self.name)(n_classes=n_classes, **arguments)
+        calls = [call for layer in self.front_end for call in layer.items()]
+        try:
+            if calls:
+                arguments["front_end"] = nn.Sequential(*(getattr(layers, name)(**given) for name, given in calls))
+            return getattr(models, self.name)(n_classes=n_classes, **arguments)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
 
 
 class Recipe(_Form):
@@ -86,7 +89,7 @@ class Recipe(_Form):
     model: Model
     training: Settings = Settings()
     validation: Validation | None = None
-    extra_voices: dict[str, int] | None = None
+    extra_voices: dict[Literal["speakers", "takes", "seed"], int] | None = None
 
     @field_validator("protocols")
     @classmethod
@@ -131,7 +134,7 @@ def load(name: str | Path) -> Recipe:
     if not isinstance(form, dict):
         raise RecipeError(f"{path.name}: expected keys and values, got {type(form).__name__}")
     try:
-        return Recipe(**{"name": f"{path.parent.name}/{path.stem}"} | form)
+        return Recipe.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(path.name, problem) for problem in error.errors())) from None
 
@@ -139,10 +142,14 @@ def load(name: str | Path) -> Recipe:
 def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
     if name not in module.__all__:
         raise ValueError(f"unknown {module.__name__.split('.')[-1]} {name!r}; known: {', '.join(module.__all__)}")
-    accepted = [key for key in inspect.signature(getattr(module, name)).parameters if key not in _FILLED_IN]
+    parameters = inspect.signature(getattr(module, name)).parameters
+    accepted = [key for key in parameters if key not in _FILLED_IN]
     unknown = sorted(set(arguments) - set(accepted))
     if unknown:
         raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    missing = [key for key in accepted if parameters[key].default is inspect.Parameter.empty and key not in arguments]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}")
 
 
 _FILLED_IN = ("n_classes", "front_end")

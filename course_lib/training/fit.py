@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import math
 import os
 import time
@@ -121,9 +123,17 @@ def _fabric(settings: Settings, accelerator: str) -> Fabric:
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     precision = settings.precision_on(torch.device(accelerator))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
     if os.environ.get("LT_CLI_USED") == "1":
-        return Fabric(precision=precision)  # already launched: the command line started the processes
+        fabric = Fabric(precision=precision)  # already launched: the command line started the processes
+        atexit.register(_leave_process_group)
+        return fabric
     return Fabric(accelerator=accelerator, devices=1, precision=precision)
+
+
+def _leave_process_group() -> None:  # else gloo may abort the process while it exits
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _epoch_order(own: int, total: int, extra: int) -> Tensor:
@@ -155,6 +165,9 @@ class _Run:
     def train_epoch(self, train: Clips, order: Tensor, number: int) -> Epoch:
         self.model.train()
         batches = order.tensor_split(math.ceil(len(order) / self.settings.batch_size))
+        if len(batches[-1]) < self.fabric.world_size:
+            shares = f"a batch of {len(batches[-1])} clips for {self.fabric.world_size} processes"
+            raise TrainingError(f"{shares} leaves one without any; raise batch_size")
         totals = torch.zeros(3, device=self.fabric.device)
         for step, batch in enumerate(batches):
             for group in self.optimizer.param_groups:
@@ -209,7 +222,6 @@ class _Run:
             if self.averaged is not None:
                 tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
             tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             checkpoints.save(path, tensors, {"history": asdict(self.history)} | self._identity())
         self.fabric.barrier()
 
@@ -217,7 +229,10 @@ class _Run:
         tensors, about = checkpoints.load(path)
         if {key: about.get(key) for key in self._identity()} != self._identity():
             raise checkpoints.CheckpointError(f"{path} belongs to a training with other settings; delete it")
-        self.model.load_state_dict(_under(tensors, "model/"))
+        try:
+            self.model.load_state_dict(_under(tensors, "model/"))
+        except RuntimeError as error:
+            raise checkpoints.CheckpointError(f"{path} belongs to another model; delete it ({error})") from None
         if self.averaged is not None:
             self.averaged.load_state_dict(_under(tensors, "averaged/"))
         self.best = _under(tensors, "best/")

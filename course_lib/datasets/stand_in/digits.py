@@ -16,7 +16,7 @@ from scipy.signal import firwin, resample_poly
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SAMPLE_RATE = 8000
 
-_ACCENTS = (
+_ENGLISH = (
     "en-us",
     "en",
     "en-gb-scotland",
@@ -26,6 +26,9 @@ _ACCENTS = (
     "en-us-nyc",
     "en-029",
 )
+# Speakers of other languages say the words with the sounds of their own, spelt in eSpeak NG's phonemes.
+_FOREIGN = ("de", "el", "es", "fi", "fr", "hi", "hu", "id", "it", "nl", "pl", "pt", "ro", "sv", "tr")
+_PHONEMES = ("z'iro", "u'an", "t'u", "tr'i", "f'or", "f'aiv", "s'iks", "s'even", "'eit", "n'ain")
 _VARIANTS = tuple(
     """
     m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 klatt klatt2 klatt3 klatt4 adam Alex Alicia Andrea Andy anika Annie
@@ -54,7 +57,7 @@ def voices(n: int, seed: int = 0) -> list[Voice]:
     Notebook: 02_spoken_digits_cnn
     """
     random = np.random.default_rng(seed)
-    pairs = [(accent, variant) for variant in _VARIANTS for accent in _ACCENTS]
+    pairs = [(accent, variant) for variant in _VARIANTS for accent in (*_ENGLISH, *_FOREIGN)]
     order = np.concatenate([random.permutation(len(pairs)) for _ in range(1 + n // len(pairs))])[:n]
     manners = random.spawn(1)[0].uniform(size=(n, 2))
     return [
@@ -86,7 +89,8 @@ def write(folder: Path, speakers: int = 6, takes: int = 50, seed: int = 0, progr
 
 def _speak_digits(synthesiser: _Synthesiser, voice: Voice, random: np.random.Generator) -> list[np.ndarray]:
     spoken = []
-    for word in WORDS:
+    words = [f"[[{sounds}]]" for sounds in _PHONEMES] if voice.accent in _FOREIGN else WORDS
+    for word in words:
         rate = int(np.clip(voice.rate * random.uniform(0.85, 1.2), 80, 300))
         pitch = int(np.clip(voice.pitch + random.normal(0, 6), 0, 99))
         intonation = int(random.uniform(20, 80))
@@ -110,7 +114,7 @@ class _Synthesiser:
     """
 
     _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    _SYNCHRONOUS, _UTF8, _CHARACTERS = 2, 1, 1
+    _SYNCHRONOUS, _CHARACTERS, _UTF8_AND_PHONEMES = 2, 1, 0x101
     _RATE, _PITCH, _RANGE = 1, 3, 4
 
     def __init__(self) -> None:
@@ -141,5 +145,7 @@ class _Synthesiser:
             self._library.espeak_SetParameter(parameter, value, 0)
         self._chunks.clear()
         encoded = text.encode()
-        self._library.espeak_Synth(encoded, len(encoded) + 1, 0, self._CHARACTERS, 0, self._UTF8, None, None)
+        self._library.espeak_Synth(
+            encoded, len(encoded) + 1, 0, self._CHARACTERS, 0, self._UTF8_AND_PHONEMES, None, None
+        )
         return np.concatenate(self._chunks).astype(np.float64) / 32768

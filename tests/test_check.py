@@ -1,0 +1,206 @@
+"""Checking a data set tells what is wrong with it, and never fails on it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from course_lib.datasets import fsdd
+from course_lib.datasets.catalogue import Entry
+from course_lib.datasets.check import check, fingerprint, write_manifest
+from course_lib.datasets.recordings import DatasetError
+
+NAMES = [f"{digit}_{speaker}_{take}" for digit in range(2) for speaker in ("ann", "bob") for take in range(5)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twenty short recordings in the published layout, in their place in `COURSE_DATA`."""
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "tiny"
+    (folder / "recordings").mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for name in NAMES:
+        sf.write(sound(folder, name), noise.uniform(-0.5, 0.5, 200), 8000, subtype="PCM_16")
+    return folder
+
+
+@pytest.fixture
+def tiny(folder: Path, tmp_path: Path) -> Entry:
+    entry = Entry(
+        name="tiny",
+        title="Tiny Digits",
+        licence="CC0",
+        citation="",
+        archives=(),
+        inside="",
+        megabytes=1,
+        recordings=20,
+        sample_rate=8000,
+        class_counts={"0": 10, "1": 10},
+        manifest=str(tmp_path / "tiny.sha256"),
+        read=fsdd.read,
+        write_stand_in=lambda *_, **__: None,
+    )
+    write_manifest(entry, folder, Path(entry.manifest))
+    return entry
+
+
+def sound(folder: Path, name: str) -> Path:
+    return folder / "recordings" / f"{name}.wav"
+
+
+def test_the_published_recordings_pass(tiny: Entry, folder: Path, tmp_path: Path) -> None:
+    assert check(tiny, progress=False) == []
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert check(tiny, tmp_path / "elsewhere", progress=False) == []
+
+
+def test_another_lossless_format_passes(tiny: Entry, folder: Path) -> None:
+    path = sound(folder, "0_ann_0")
+    samples, rate = sf.read(path, dtype="int16")
+    sf.write(path.with_suffix(".flac"), samples, rate, subtype="PCM_16")
+    path.unlink()
+    assert check(tiny, progress=False) == []
+
+
+def test_the_manifest_is_sorted_and_repeatable(tiny: Entry, folder: Path, tmp_path: Path) -> None:
+    lines = Path(tiny.manifest).read_text().splitlines()
+    assert [line.split("  ")[1] for line in lines] == sorted(NAMES)
+    assert all(len(line.split("  ")[0]) == 16 for line in lines)
+    write_manifest(tiny, folder, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == Path(tiny.manifest).read_bytes()
+
+
+def test_the_fingerprint_is_that_of_the_int16_samples() -> None:
+    # The first 16 digits of: printf '\x00\x80\x00\x00\x01\x00\xff\x7f' | sha256sum
+    assert fingerprint(torch.tensor([-32768, 0, 1, 32767]) / 32768) == "3945eedc4ab6f95e"
+
+
+def test_a_missing_folder(tiny: Entry, folder: Path) -> None:
+    shutil.rmtree(folder)
+    (problem,) = check(tiny, progress=False)
+    assert str(folder) in problem and "data fetch tiny" in problem
+
+
+def test_an_empty_folder(tiny: Entry, folder: Path) -> None:
+    shutil.rmtree(folder / "recordings")
+    (problem,) = check(tiny, progress=False)
+    assert "no recordings found" in problem
+
+
+def test_a_name_that_breaks_the_layout(tiny: Entry, folder: Path) -> None:
+    sound(folder, "0_ann_0").rename(sound(folder, "zero by ann"))
+    (problem,) = check(tiny, progress=False)
+    assert "recordings/zero by ann.wav is not named" in problem.replace("\\", "/")
+
+
+def test_a_missing_recording(tiny: Entry, folder: Path) -> None:
+    sound(folder, "1_bob_3").unlink()
+    assert check(tiny, progress=False) == [
+        "19 recordings instead of 20",
+        "class 1 has 9 recordings instead of 10",
+        "1 missing: 1_bob_3",
+    ]
+
+
+def test_an_unknown_recording(tiny: Entry, folder: Path) -> None:
+    shutil.copy(sound(folder, "0_ann_0"), sound(folder, "7_cat_0"))
+    assert check(tiny, progress=False) == [
+        "21 recordings instead of 20",
+        "class 7 has 1 recordings instead of 0",
+        "1 unknown: 7_cat_0",
+    ]
+
+
+def test_one_changed_sample(tiny: Entry, folder: Path) -> None:
+    path = sound(folder, "0_bob_2")
+    samples, rate = sf.read(path, dtype="int16")
+    samples[100] += 1
+    sf.write(path, samples, rate, subtype="PCM_16")
+    assert check(tiny, progress=False) == ["1 different from the published ones: 0_bob_2"]
+
+
+def test_a_wrong_sample_rate(tiny: Entry, folder: Path) -> None:
+    path = sound(folder, "0_ann_4")
+    samples, _ = sf.read(path, dtype="int16")
+    sf.write(path, samples, 16000, subtype="PCM_16")
+    assert check(tiny, progress=False) == ["1 not at 8000 Hz: 0_ann_4 (16000 Hz)"]
+
+
+@pytest.mark.parametrize("size", [0, 10, 44, 300])
+def test_a_truncated_file(size: int, tiny: Entry, folder: Path) -> None:
+    path = sound(folder, "1_ann_1")
+    path.write_bytes(path.read_bytes()[:size])
+    (problem,) = check(tiny, progress=False)
+    assert problem.startswith("1 unreadable: ")
+    assert path.name in problem and str(folder) not in problem
+
+
+@pytest.mark.parametrize("ending", [".wav", ".flac"])
+def test_any_damaged_byte_is_found_or_harmless(ending: str, tiny: Entry, folder: Path) -> None:
+    path = sound(folder, "1_ann_1")
+    samples, rate = sf.read(path, dtype="int16")
+    path.unlink()
+    path = path.with_suffix(ending)
+    sf.write(path, samples, rate, subtype="PCM_16")
+    intact = path.read_bytes()
+    for position in range(0, 60, 2):
+        damaged = bytearray(intact)
+        damaged[position] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        problems = check(tiny, progress=False)
+        assert all("1_ann_1" in problem for problem in problems)
+
+
+def test_a_header_that_promises_terabytes(tiny: Entry, folder: Path) -> None:
+    path = sound(folder, "1_ann_1")
+    samples, rate = sf.read(path, dtype="int16")
+    path.unlink()
+    path = path.with_suffix(".flac")
+    sf.write(path, samples, rate, subtype="PCM_16")
+    damaged = bytearray(path.read_bytes())
+    damaged[21] |= 0x0F  # the highest bits of the number of samples
+    path.write_bytes(bytes(damaged))
+    (problem,) = check(tiny, progress=False)
+    assert problem.startswith("1 unreadable: ")
+
+
+def test_things_that_are_not_files(tiny: Entry, folder: Path) -> None:
+    sound(folder, "1_ann_1").unlink()
+    sound(folder, "1_ann_1").mkdir()
+    sound(folder, "1_ann_2").unlink()
+    sound(folder, "1_ann_2").symlink_to(folder / "nowhere")
+    (problem,) = check(tiny, progress=False)
+    assert problem.startswith("2 unreadable: ")
+
+
+def test_long_lists_are_cut_after_ten(tiny: Entry, folder: Path) -> None:
+    for name in NAMES[:13]:
+        sf.write(sound(folder, name), np.zeros(50), 8000, subtype="PCM_16")
+    (problem,) = check(tiny, progress=False)
+    assert problem == f"13 different from the published ones: {', '.join(NAMES[:10])} and 3 more"
+
+
+@pytest.mark.parametrize("content", [None, "nonsense\n"])
+def test_a_manifest_that_cannot_be_used(content: str | None, tiny: Entry, tmp_path: Path) -> None:
+    path = tmp_path / "bad.sha256"
+    if content is not None:
+        path.write_text(content)
+    (problem,) = check(replace(tiny, manifest=str(path)), progress=False)
+    assert str(path) in problem
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(DatasetError, match="fsdd"):
+        check("no such data set")
+
+
+def test_the_real_spoken_digits_pass(real_data: Path) -> None:
+    assert check("fsdd", real_data, progress=False) == []

@@ -1,0 +1,201 @@
+"""Every command ends with an exit status and, when something is wrong, one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from course_lib import experiments, recipes, settings
+from course_lib.__main__ import main
+
+FORM = {
+    "title": "Toy",
+    "dataset": "fsdd",
+    "protocols": {"official": 1, "leave_one_speaker_out": 1},
+    "clip": {"seconds": 0.1},
+    "model": {"name": "SpectrogramCNN"},
+    "training": {"epochs": 1, "batch_size": 64},
+}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A recipe of one's own."""
+    path = tmp_path / "mine" / "toy.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(FORM, sort_keys=False))
+    return path
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that fails; the one line that it says."""
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1 and "Traceback" not in output.err
+    return output.err
+
+
+COMMANDS = [
+    [],
+    ["data"],
+    ["data", "list"],
+    ["data", "fetch"],
+    ["data", "check"],
+    ["run"],
+    ["table"],
+    ["notebooks"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--help"])
+    assert left.value.code == 0
+    assert " ".join(["usage: python -m course_lib", *command]) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["data"], ["run"], ["table"], ["data", "fetch"], ["dance"], ["run", "x", "--seed", "one"]]
+)
+def test_a_command_that_is_not_complete_shows_how_it_is_used(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    assert left.value.code == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+def test_it_starts_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "course_lib", "--help"],
+        cwd=settings.CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "usage: python -m course_lib" in done.stdout
+
+
+def test_data_list_says_what_is_here(
+    fsdd_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "list"]) == 0
+    here = capsys.readouterr().out
+    assert "fsdd" in here and "CC BY-SA 4.0" in here and f"in {fsdd_data}" in here
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    assert main(["data", "list"]) == 0
+    assert "not on this disk" in capsys.readouterr().out
+
+
+def test_data_check_of_missing_data_says_how_to_get_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "fsdd"]) == 1
+    said = "".join(capsys.readouterr())
+    assert said.count("\n") == 1 and "python -m course_lib data fetch fsdd" in said
+
+
+def test_data_check_lists_what_is_wrong(fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "fsdd"]) == 1
+    assert "240 recordings instead of 3000" in capsys.readouterr().out
+
+
+def test_data_fetch_offline_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(["data", "fetch", "fsdd"], capsys).startswith("DatasetError: ")
+
+
+def test_data_fetch_or_stand_in_takes_what_is_here(fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "fetch", "fsdd", "--or-stand-in"]) == 0
+    assert capsys.readouterr().out == "fsdd: 240 recordings, real data\n"
+
+
+@pytest.mark.parametrize("command", [["data", "check"], ["data", "fetch"]], ids=" ".join)
+def test_an_unknown_data_set_is_answered_with_the_known_ones(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint([*command, "nonesuch"], capsys)
+    assert said.startswith("DatasetError: ") and "nonesuch" in said and "fsdd" in said
+
+
+def test_a_table_of_an_unknown_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(["table", "nonesuch"], capsys)
+    assert "nonesuch" in said and "fsdd" in said
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(["run", "fsdd/nonesuch"], capsys)
+    assert said.startswith("RecipeError: ") and "fsdd/spectrogram_cnn" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"colour": "red"}, "RecipeError: toy.yaml: colour: unknown key"),
+        ({"dataset": "nonesuch"}, "DatasetError: there is no data set 'nonesuch'"),
+        ({"clip": {"seconds": 0.02}}, "RecipeError: mine/toy: SpectrogramCNN cannot take clips of 0.02 s"),
+        ({"model": {"name": "SpectrogramCNN", "settings": {"dropout": 7}}}, "RecipeError: the model SpectrogramCNN"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run(
+    change: dict[str, Any], expected: str, toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.write_text(yaml.safe_dump(FORM | change, sort_keys=False))
+    assert complaint(["run", str(toy)], capsys).startswith(expected)
+
+
+def test_an_unknown_protocol_or_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "known: official, leave_one_speaker_out" in complaint(["run", str(toy), "--protocol", "x"], capsys)
+    options = ["--protocol", "leave_one_speaker_out", "--fold", "dora"]
+    assert "it has ann, bob, cleo" in complaint(["run", str(toy), *options], capsys)
+
+
+def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(toy), "--seed", "3", "--keep-model"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    places = ["official official", *(f"leave_one_speaker_out {speaker}" for speaker in ("ann", "bob", "cleo"))]
+    assert len(lines) == 4
+    for line, place in zip(lines, places, strict=True):
+        assert line.startswith(f"mine/toy {place} seed 3: accuracy ") and line.endswith(" (real data)")
+    kept = settings.results_folder() / "mine/toy/official/official-seed3.json"
+    assert json.loads(kept.read_text())["seed"] == 3
+    assert experiments.load_model(recipes.load(toy), "official", "official", seed=3) is not None
+
+
+def test_run_runs_one_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(toy), "--protocol", "leave_one_speaker_out", "--fold", "bob"]) == 0
+    assert capsys.readouterr().out.startswith("mine/toy leave_one_speaker_out bob seed 0: accuracy ")
+
+
+def test_a_damaged_result_is_named(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = settings.results_folder() / "mine/toy/official/official-seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    said = complaint(["run", str(toy), "--protocol", "official"], capsys)
+    assert said.startswith("ResultError: ") and str(path) in said
+
+
+def test_ctrl_c_says_that_nothing_is_lost(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "run", interrupt)
+    assert main(["run", str(toy)]) == 130
+    assert "goes on where this one was" in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_library_is_not_hidden(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(experiments, "run", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        main(["run", str(toy)])

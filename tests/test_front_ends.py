@@ -1,0 +1,325 @@
+"""Front ends against other implementations, and what they do with silence, clicks, short clips and nonsense."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.signal
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from course_lib.layers import MFCC, LogMel, LogSpectrogram
+from course_lib.layers.spectrogram import FrontEnd
+
+RATE = 8000
+SHAPES = {"spectrogram": (64, 64), "mel": (40, 32), "mfcc": (13, 32)}  # of clips of 4000 samples
+
+
+def make(name: str) -> FrontEnd:
+    return {"spectrogram": LogSpectrogram, "mel": lambda: LogMel(RATE), "mfcc": lambda: MFCC(RATE)}[name]()
+
+
+every = pytest.mark.parametrize("name", SHAPES)
+pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")
+
+
+def noises(clips: int = 3, samples: int = 4000, seed: int = 0) -> Tensor:
+    return torch.randn(clips, samples, generator=torch.Generator().manual_seed(seed)) / 4
+
+
+def word(samples: int = 3000) -> Tensor:
+    """A chirp that swells and fades, with a little noise: shape (1, samples)."""
+    time = np.arange(samples) / RATE
+    chirp = scipy.signal.chirp(time, 200, time[-1], 3500) * np.hanning(samples)
+    return (torch.from_numpy(chirp).float() + 1e-3 * noises(1, samples)) / 2
+
+
+def in_decibels(power: np.ndarray, top_db: float = 80) -> np.ndarray:
+    level = 10 * np.log10(np.maximum(power, 1e-10))
+    return np.maximum(level, level.max() - top_db)
+
+
+def mel_centres(bands: int) -> Tensor:
+    """Centre frequencies (Hz) of mel bands, from the formula of HTK."""
+    highest = 2595 * np.log10(1 + RATE / 2 / 700)
+    mels = torch.arange(1, bands + 1) * highest / (bands + 1)
+    return 700 * (10 ** (mels / 2595) - 1)
+
+
+# Other implementations
+
+
+@pytest.mark.parametrize(
+    ("n_fft", "hop", "bands", "f_min", "f_max"), [(256, 128, 40, 0, None), (512, 100, 64, 50, 3500)]
+)
+@pytest.mark.filterwarnings("ignore:Empty filters detected")
+def test_log_mel_is_that_of_librosa(n_fft: int, hop: int, bands: int, f_min: float, f_max: float | None) -> None:
+    layer = LogMel(RATE, bands, n_fft, hop, f_min, f_max)
+    for waveform in (word()[0], noises()[0]):
+        power = librosa.feature.melspectrogram(
+            y=waveform.double().numpy(),
+            sr=RATE,
+            n_fft=n_fft,
+            hop_length=hop,
+            n_mels=bands,
+            fmin=f_min,
+            fmax=f_max,
+            htk=True,
+            norm=None,
+            power=2,
+            pad_mode="reflect",
+        )
+        expected, ours = in_decibels(power), layer(waveform[None])[0].numpy()
+        assert ours.shape == expected.shape == (bands, 1 + len(waveform) // hop)
+        loud = expected > expected.max() - 45
+        assert loud.mean() > 0.1
+        np.testing.assert_allclose(ours[loud], expected[loud], atol=1e-3)
+        np.testing.assert_allclose(ours, expected, atol=0.5)
+
+
+def test_mfcc_is_the_cosine_transform_of_log_mel() -> None:
+    waveforms = torch.cat([word(), noises(2, 3000)])
+    expected = scipy.fft.dct(LogMel(RATE)(waveforms).numpy(), type=2, axis=1, norm="ortho")[:, :13]
+    np.testing.assert_allclose(MFCC(RATE)(waveforms).numpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(256, 128), (128, 50)])
+def test_log_spectrogram_is_that_of_scipy(n_fft: int, hop: int) -> None:
+    for waveform in (word(), noises(1)):
+        _, _, spectrum = scipy.signal.stft(
+            waveform[0].double().numpy(), nperseg=n_fft, noverlap=n_fft - hop, boundary=None, padded=False
+        )
+        power = np.abs(spectrum * scipy.signal.get_window("hann", n_fft).sum()) ** 2
+        level = in_decibels(power, 60)
+        expected = (level - level.min()) / (level.max() - level.min())
+        layer = LogSpectrogram(n_fft, hop, expected.shape, top_db=60, stretch=False, mean=0.25, std=2)
+        np.testing.assert_allclose(layer(waveform)[0].numpy() * 2 + 0.25, expected, atol=2e-4)
+
+
+def test_an_image_of_another_size_is_the_resized_spectrogram() -> None:
+    waveform = word(4096)
+    whole = LogSpectrogram(image_size=(129, 31), mean=0, std=1)(waveform)
+    small = LogSpectrogram(image_size=(43, 31), mean=0, std=1)(waveform)
+    resized = functional.interpolate(whole[:, None], (43, 31), mode="bilinear", antialias=True)[:, 0]
+    resized = (resized - resized.min()) / (resized.max() - resized.min())
+    torch.testing.assert_close(small, resized, atol=1e-3, rtol=0)
+
+
+def test_low_frequencies_come_first_and_time_runs_to_the_right() -> None:
+    time = torch.arange(8000) / RATE
+    for frequency in (500, 3000):
+        tone = torch.sin(2 * torch.pi * frequency * time)[None]
+        tone[:, 4000:] = 1e-4 * noises(1, 4000)
+        image = LogSpectrogram(stretch=False)(tone)[0]
+        assert abs(image[:, :28].mean(1).argmax() - frequency / 4000 * 64) <= 1
+        assert image[:, :28].amax(0).min() > image[:, 36:].amax(0).max()
+        mel = LogMel(RATE)(tone)[0]
+        assert (mel_centres(40)[mel[:, :28].mean(1).argmax()] - frequency).abs() < 150
+
+
+# Shapes and kinds of input
+
+
+@every
+def test_shapes(name: str) -> None:
+    assert make(name)(noises()).shape == (3, *SHAPES[name])
+    assert make(name)(noises(1)).shape == (1, *SHAPES[name])
+    empty = make(name)(noises(0))
+    assert empty.shape == (0, *SHAPES[name]) and empty.dtype == torch.float32
+
+
+def test_sizes_that_one_asks_for() -> None:
+    assert LogSpectrogram(128, 64, (20, 90))(noises()).shape == (3, 20, 90)
+    assert LogMel(16000, 64, 400, 160)(noises()).shape == (3, 64, 26)
+    assert MFCC(16000, 20, 64, 400, 160)(noises()).shape == (3, 20, 26)
+
+
+@every
+def test_the_shortest_clip_and_one_that_is_too_short(name: str) -> None:
+    layer = make(name)
+    assert layer.shortest == {"spectrogram": 256}.get(name, 129)
+    assert layer(noises(2, layer.shortest)).isfinite().all()
+    for samples in (layer.shortest - 1, 1, 0):
+        with pytest.raises(ValueError, match=f"{samples} samples is too short; this layer needs {layer.shortest}"):
+            layer(noises(2, samples))
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.bool, torch.complex64])
+def test_only_floating_point_waveforms_are_taken(name: str, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="expected floating-point waveforms"):
+        make(name)(torch.ones(2, 4000).to(dtype))
+
+
+@every
+@pytest.mark.parametrize("shape", [(4000,), (2, 1, 4000), ()])
+def test_only_batches_of_waveforms_are_taken(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"of shape \(batch, samples\)"):
+        make(name)(torch.zeros(shape))
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_give_float32(name: str, dtype: torch.dtype) -> None:
+    waveforms = noises().to(dtype)
+    image = make(name)(waveforms)
+    assert image.dtype == torch.float32
+    assert torch.equal(image, make(name)(waveforms.float()))
+
+
+@every
+def test_autocast_changes_nothing(name: str) -> None:
+    layer, waveforms = make(name), noises()
+    expected = layer(waveforms)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image = layer(waveforms)
+    assert image.dtype == torch.float32 and torch.equal(image, expected)
+
+
+@every
+def test_waveforms_need_not_be_contiguous(name: str) -> None:
+    waveforms = noises(4000, 3).t()
+    assert not waveforms.is_contiguous()
+    torch.testing.assert_close(make(name)(waveforms), make(name)(waveforms.contiguous()))
+
+
+@every
+def test_a_clip_does_not_depend_on_the_others_of_its_batch(name: str) -> None:
+    layer = make(name)
+    quiet = 1e-4 * word(4000)
+    quiet[:, 2000:] = 0
+    together = layer(torch.cat([quiet, noises(2), torch.zeros(1, 4000)]))
+    torch.testing.assert_close(together[:1], layer(quiet), atol=1e-4, rtol=1e-4)
+
+
+@every
+def test_waveforms_stay_as_they_were_and_images_repeat(name: str) -> None:
+    layer, waveforms = make(name), noises()
+    before = waveforms.clone()
+    assert torch.equal(layer(waveforms), layer(waveforms))
+    assert torch.equal(waveforms, before)
+    assert torch.equal(layer.train()(waveforms), layer.eval()(waveforms))
+
+
+@every
+def test_a_front_end_has_nothing_to_learn_or_save(name: str) -> None:
+    assert not list(make(name).parameters())
+
+
+# Extreme input
+
+
+@every
+def test_silence_is_finite_and_even(name: str) -> None:
+    image = make(name)(torch.zeros(2, 4000))
+    assert image.isfinite().all()
+    assert torch.equal(image[0], image[1])
+    torch.testing.assert_close(image, image[:, :, :1].expand_as(image), atol=0.1, rtol=0)
+
+
+def test_a_click_is_where_it_was_and_holds_all_frequencies() -> None:
+    waveform = torch.zeros(1, 4096)
+    waveform[0, 2048] = 1
+    level = LogMel(RATE, 20)(waveform)[0]
+    assert level.argmax(1).unique().tolist() == [16]
+    heard = torch.tensor([15 <= frame <= 17 for frame in range(33)])
+    assert (level[:, ~heard] == level.min()).all()
+    image = LogSpectrogram(image_size=(129, 31), stretch=False, mean=0, std=1)(waveform)[0]
+    assert image[:, 15].min() > 0.99 and image[:, [13, 17]].max() < 0.01
+
+
+@every
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3e38])
+def test_nonsense_in_one_clip_leaves_the_others_alone(name: str, bad: float) -> None:
+    layer, waveforms = make(name), noises()
+    expected = layer(waveforms)
+    waveforms[1, 1000] = bad
+    image = layer(waveforms)
+    assert image.shape == expected.shape
+    torch.testing.assert_close(image[[0, 2]], expected[[0, 2]])
+
+
+@every
+@given(
+    samples=st.integers(256, 700), level_db=st.floats(-200, 80), seed=st.integers(0, 2**16), lead=st.integers(0, 700)
+)
+def test_any_finite_waveform_gives_a_finite_image(
+    name: str, samples: int, level_db: float, seed: int, lead: int
+) -> None:
+    waveforms = noises(2, samples, seed) * 10 ** (level_db / 20)
+    waveforms[1, :lead] = 0
+    image = make(name)(waveforms)
+    assert image.shape[:2] == (2, SHAPES[name][0]) and image.isfinite().all()
+
+
+@every
+def test_the_gradient_reaches_the_waveform(name: str) -> None:
+    waveforms = torch.cat([functional.pad(word(), (0, 1000)), noises(1), torch.zeros(1, 4000)]).requires_grad_()
+    make(name)(waveforms).square().mean().backward()
+    assert waveforms.grad.isfinite().all()
+    assert (waveforms.grad[:2].abs().amax(1) > 0).all()
+
+
+# Levels
+
+
+def test_the_level_of_a_clip_shows_in_log_mel_and_not_in_the_picture() -> None:
+    waveforms = noises()
+    torch.testing.assert_close(LogMel(RATE)(waveforms * 10), LogMel(RATE)(waveforms) + 20, atol=1e-3, rtol=0)
+    torch.testing.assert_close(LogSpectrogram()(waveforms * 10), LogSpectrogram()(waveforms), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("top_db", [20.0, 50.0])
+def test_nothing_lies_further_below_the_maximum_than_asked_for(top_db: float) -> None:
+    loud = word(4000)
+    level = LogMel(RATE, top_db=top_db)(torch.cat([loud, 1e-2 * loud]))
+    torch.testing.assert_close(level.amax(dim=(1, 2)) - level.amin(dim=(1, 2)), torch.full((2,), top_db))
+
+
+def test_a_picture_spans_black_to_white() -> None:
+    image = LogSpectrogram(mean=0.5, std=0.25)(noises())
+    torch.testing.assert_close(image.amin(dim=(1, 2)), torch.full((3,), -2.0))
+    torch.testing.assert_close(image.amax(dim=(1, 2)), torch.full((3,), 2.0))
+
+
+# Stretching
+
+
+@pytest.mark.parametrize("samples", [256, 1000, 3000, 7999])
+def test_a_word_looks_the_same_whatever_pads_it(samples: int) -> None:
+    layer = LogSpectrogram(mean=0, std=1)
+    one, two = (layer(functional.pad(word(samples), (0, length - samples))) for length in (8000, 16000))
+    torch.testing.assert_close(one, two, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1000, 3000])
+def test_a_padded_word_looks_nearly_like_the_word_alone(samples: int) -> None:
+    stretched, plain = LogSpectrogram(mean=0, std=1), LogSpectrogram(mean=0, std=1, stretch=False)
+    alone, padded = word(samples), functional.pad(word(samples), (0, 8000 - samples))
+    torch.testing.assert_close(stretched(alone), plain(alone))
+    assert (stretched(padded) - plain(alone)).abs().mean() < 0.05
+    assert (plain(padded) - plain(alone)).abs().mean() > 0.1
+
+
+def test_each_clip_of_a_batch_is_stretched_by_its_own_length() -> None:
+    layer = LogSpectrogram()
+    words = [functional.pad(word(samples), (0, 8000 - samples)) for samples in (800, 2000, 8000)]
+    torch.testing.assert_close(layer(torch.cat(words)), torch.cat([layer(padded) for padded in words]))
+
+
+# Devices
+
+
+@every
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graphics_card_gives_the_same_images(name: str) -> None:
+    layer, waveforms = make(name), torch.cat([noises(2), word(4000)])
+    expected = layer(waveforms)
+    image = layer.to("cuda")(waveforms.to("cuda"))
+    assert image.is_cuda
+    torch.testing.assert_close(image.cpu(), expected, atol=2e-2, rtol=1e-3)

@@ -1,0 +1,227 @@
+"""Recipes load, build, and refuse what cannot be run with a message that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from course_lib import recipes
+from course_lib.datasets import ENTRIES
+from course_lib.recipes import RecipeError
+
+FORM = {
+    "title": "Toy",
+    "dataset": "fsdd",
+    "protocols": {"official": 2},
+    "clip": {"seconds": 0.1},
+    "model": {"name": "SpectrogramCNN", "settings": {"dropout": 0.1}},
+    "training": {"epochs": 1},
+}
+SHIPPED = [name for dataset in ENTRIES for name in recipes.names(dataset)]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    return folder / "toy.yaml"
+
+
+def write(path: Path, **changes: Any) -> Path:
+    """Write the toy recipe with changed keys; None takes a key away."""
+    form = {key: value for key, value in (FORM | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(form, sort_keys=False))
+    return path
+
+
+def front_end(*given: Any) -> dict[str, Any]:
+    return {"model": {"name": "SpectrogramCNN", "front_end": list(given)}}
+
+
+def test_there_are_recipes() -> None:
+    assert "fsdd/spectrogram_cnn" in SHIPPED
+    assert recipes.names("no such data set") == []
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_and_builds(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    assert recipe.dataset == name.split("/")[0]
+    entry = ENTRIES[recipe.dataset]
+    model = recipe.model.build(len(entry.class_counts)).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(2, round(recipe.clip.seconds * entry.sample_rate)))
+    assert logits.shape == (2, len(entry.class_counts))
+    assert logits.isfinite().all()
+
+
+def test_a_recipe_of_ones_own_is_loaded_by_path(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipes.load(write(toy))
+    assert (recipe.name, recipe.title) == ("mine/toy", "Toy")
+    assert recipes.load(str(toy)) == recipe
+    monkeypatch.chdir(toy.parent)
+    assert recipes.load("toy.yaml") == recipe
+
+
+def test_the_model_of_a_recipe_has_its_settings_and_front_end(toy: Path) -> None:
+    given = front_end({"LogSpectrogram": {"n_fft": 64, "hop_length": 32}}, {"Standardise": {}})
+    model = recipes.load(write(toy, **given)).model.build(3)
+    assert [type(layer).__name__ for layer in model.front_end] == ["LogSpectrogram", "Standardise"]
+    assert model.front_end[0].n_fft == 64
+    assert model(torch.randn(1, 100)).shape == (1, 3)
+    assert recipes.load(write(toy)).model.build(2).dropout.p == 0.1
+
+
+def test_models_are_built_with_fresh_weights(toy: Path) -> None:
+    recipe, built = recipes.load(write(toy)), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        built.append(recipe.model.build(2).classify.weight)
+    assert torch.equal(built[0], built[1]) and not torch.equal(built[0], built[2])
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe fsdd/nonesuch; known: .*fsdd/spectrogram_cnn"):
+        recipes.load("fsdd/nonesuch")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nonesuch\.yaml"):
+        recipes.load(tmp_path / "nonesuch.yaml")
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"\x00", b"\xff\xfe\xfa", b"", b"- 1\n- 2\n", b"a text", b"key: !!python/object:os.system {}"]
+)
+def test_what_is_no_yaml_form_is_refused_by_name(content: bytes, toy: Path) -> None:
+    toy.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"toy\.yaml"):
+        recipes.load(toy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "allowed"),
+    [
+        ({"colour": "red"}, "colour", "title, dataset, protocols, clip, model, training, validation, extra_voices"),
+        ({"clip": {"seconds": 1, "hop": 1}}, "clip.hop", "seconds, hop_seconds"),
+        ({"training": {"epoch": 3}}, "training.epoch", "epochs, batch_size, optimizer"),
+        ({"validation": {"fraction": 0.1, "of": 1}}, "validation.of", "fraction, by"),
+        ({"model": {"name": "SpectrogramCNN", "layers": 3}}, "model.layers", "name, settings, front_end"),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_allowed(changes: dict[str, Any], key: str, allowed: str, toy: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(write(toy, **changes))
+    assert str(caught.value).startswith(f"toy.yaml: {key}: ")
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"title": None}, ["title"]),
+        ({"clip": 3}, ["clip"]),
+        ({"clip": {"seconds": "long"}}, ["clip.seconds"]),
+        ({"clip": {"seconds": 0}}, ["clip.seconds", "greater than 0"]),
+        ({"clip": {"seconds": 1, "hop_seconds": -1}}, ["clip.hop_seconds", "greater than 0"]),
+        ({"training": {"epochs": "many"}}, ["training.epochs", "integer"]),
+        ({"training": {"epochs": 0}}, ["training.epochs", "1"]),
+        ({"training": {"learning_rate": -1}}, ["training.learning_rate"]),
+        ({"training": {"optimizer": "lion"}}, ["training.optimizer", "adam", "adamw", "sgd"]),
+        ({"training": {1: 2}}, ["training", "string"]),
+        ({"validation": {"fraction": 1.5}}, ["validation.fraction", "less than 1"]),
+        ({"validation": {"fraction": 0.1, "by": "class"}}, ["validation.by", "recording", "group"]),
+        ({"protocols": {}}, ["protocols", "at least 1"]),
+        ({"protocols": {"official": 0}}, ["protocols", "at least 1"]),
+        ({"protocols": {"random": 2}}, ["protocols", "official", "leave_one_speaker_out"]),
+        ({"training": {"keep": "best"}}, ["keep", "validation"]),
+        ({"training": {"extra_per_epoch": 5}}, ["extra_voices"]),
+        ({"extra_voices": {"speakers": 5}}, ["extra_per_epoch"]),
+        ({"training": {"extra_per_epoch": 5}, "extra_voices": {"voices": 5}}, ["extra_voices", "voices", "speakers"]),
+        ({"model": {"name": "Nonesuch"}}, ["model", "Nonesuch", "SpectrogramCNN"]),
+        ({"model": {"name": "SpectrogramCNN", "settings": {"width": 3}}}, ["model", "width", "dropout"]),
+        ({"model": {"name": "SpectrogramCNN", "settings": {"n_classes": 3}}}, ["model", "n_classes", "dropout"]),
+        (front_end({"Nonesuch": {}}), ["model", "Nonesuch", "LogSpectrogram"]),
+        (front_end({"LogSpectrogram": {"fft": 64}}), ["model", "LogSpectrogram takes no fft", "n_fft"]),
+        (front_end({"LogMel": {}}), ["model", "LogMel needs sample_rate"]),
+        (front_end({"LogSpectrogram": {}, "Standardise": {}}), ["model", "LogSpectrogram", "Standardise"]),
+        (front_end({}), ["model", "front end"]),
+        (front_end("LogSpectrogram"), ["model.front_end.0"]),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changes: dict[str, Any], parts: list[str], toy: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(write(toy, **changes))
+    assert all(part in str(caught.value) for part in ["toy.yaml", *parts]), str(caught.value)
+
+
+def test_every_mistake_is_reported(toy: Path) -> None:
+    with pytest.raises(RecipeError, match=r"clip\.seconds.*training\.epochs"):
+        recipes.load(write(toy, clip={"seconds": 0}, training={"epochs": 0}))
+
+
+def test_keys_that_are_no_text(toy: Path) -> None:
+    with pytest.raises(RecipeError, match=r"toy\.yaml: "):
+        recipes.load(_append(write(toy), "on: 1\n"))
+
+
+def _append(path: Path, text: str) -> Path:
+    path.write_text(path.read_text() + text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "SpectrogramCNN", "settings": {"dropout": 7}},
+        {"name": "SpectrogramCNN", "settings": {"dropout": "much"}},
+        front_end({"LogSpectrogram": {"n_fft": "long"}})["model"],
+    ],
+)
+def test_a_model_that_cannot_be_built_is_a_recipe_error(model: dict[str, Any], toy: Path) -> None:
+    with pytest.raises(RecipeError, match="SpectrogramCNN"):
+        recipes.load(write(toy, model=model)).model.build(2)
+
+
+CHANGES = [
+    {"clip": {"seconds": 0.2}},
+    {"clip": {"seconds": 0.1, "hop_seconds": 0.1}},
+    {"model": {"name": "SpectrogramCNN", "settings": {"dropout": 0.2}}},
+    front_end({"LogSpectrogram": {}}),
+    {"training": {"epochs": 2}},
+    {"training": {"epochs": 1, "learning_rate": 0.002}},
+    {"validation": {"fraction": 0.1}},
+    {"training": {"epochs": 1, "extra_per_epoch": 5}, "extra_voices": {"speakers": 5}},
+    {"dataset": "another"},
+]
+
+
+def test_the_hash_changes_with_all_that_can_change_a_score(toy: Path) -> None:
+    hashes = [recipes.load(write(toy, **changes)).hash for changes in [{}, *CHANGES]]
+    assert len(set(hashes)) == len(hashes)
+    assert all(len(found) == 8 and int(found, 16) >= 0 for found in hashes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": "Another title"},
+        {"protocols": {"leave_one_speaker_out": 1, "official": 5}},
+        {"training": {"epochs": 1, "keep": "last", "optimizer": "adam"}},  # the defaults, written out
+    ],
+)
+def test_the_hash_does_not_change_with_what_cannot(changes: dict[str, Any], toy: Path) -> None:
+    before = recipes.load(write(toy)).hash
+    assert recipes.load(write(toy, **changes)).hash == before
+    other = toy.with_name("other.yaml")
+    assert recipes.load(write(other)).hash == before
+
+
+def test_a_recipe_cannot_be_changed(toy: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        recipes.load(write(toy)).training = None

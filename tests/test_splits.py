@@ -1,0 +1,197 @@
+"""Splits: complete, repeatable, and never with a recording or a group on both sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_lib.datasets import DatasetError, Recordings, splits
+from course_lib.datasets.splits import Split
+
+seeds = st.integers(0, 2**32 - 1)
+fractions = st.floats(0.25, 0.75)
+
+
+def recordings_of(rows: list[tuple[int, str]], **columns: object) -> Recordings:
+    table = pd.DataFrame(rows, columns=["label", "group"])
+    table["recording"] = [f"r{row}" for row in range(len(rows))]
+    table["path"] = table["recording"] + ".wav"
+    return Recordings("tiny", table.assign(**columns), tuple("abcd"), 8000, "real")
+
+
+row = st.tuples(st.integers(0, 3), st.sampled_from("uvwxyz"))
+tables = st.lists(row, min_size=2, max_size=60).map(recordings_of)
+# Every class twice, and enough of them for one of each on both sides.
+twofold = st.lists(row, min_size=8, max_size=30).map(lambda half: recordings_of(half + half))
+
+
+def names(recordings: Recordings, side: np.ndarray) -> set[str]:
+    return set(recordings.table["recording"].to_numpy()[side])
+
+
+def groups(recordings: Recordings, side: np.ndarray) -> set[str]:
+    return set(recordings.table["group"].to_numpy()[side])
+
+
+def assert_divides(recordings: Recordings, split: Split, whole: np.ndarray | None = None) -> None:
+    whole = np.arange(len(recordings)) if whole is None else whole
+    assert len(split.train) and len(split.test)
+    assert not names(recordings, split.train) & names(recordings, split.test)
+    assert sorted([*split.train, *split.test]) == sorted(whole)
+
+
+@given(twofold, fractions, seeds)
+def test_a_random_split_divides_the_recordings_evenly(recordings: Recordings, fraction: float, seed: int) -> None:
+    split = splits.random(recordings, fraction, seed)
+    assert_divides(recordings, split)
+    assert len(split.test) == np.ceil(fraction * len(recordings))
+    labels = recordings.table["label"].to_numpy()
+    held = Counter(labels[split.test])
+    for label, count in Counter(labels).items():
+        assert abs(held[label] - count * len(split.test) / len(labels)) <= 1
+
+
+def test_a_random_split_depends_on_its_seed_alone(recordings: Recordings) -> None:
+    first, again, other = (splits.random(recordings, 0.2, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.test, again.test) and np.array_equal(first.train, again.train)
+    assert not np.array_equal(first.test, other.test)
+    assert first.name != other.name
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0, 0.001])
+def test_a_fraction_that_leaves_a_side_empty_is_refused(recordings: Recordings, fraction: float) -> None:
+    with pytest.raises(DatasetError):
+        splits.random(recordings, fraction)
+    with pytest.raises(DatasetError):
+        splits.hold_out_validation(recordings, np.arange(len(recordings)), fraction)
+
+
+@given(tables)
+def test_leaving_one_group_out_tests_every_group_once(recordings: Recordings) -> None:
+    everyone = groups(recordings, np.arange(len(recordings)))
+    if len(everyone) == 1:
+        with pytest.raises(DatasetError, match="one group only"):
+            splits.leave_one_group_out(recordings)
+        return
+    folds = splits.leave_one_group_out(recordings)
+    assert sorted(fold.name for fold in folds) == sorted(everyone)
+    for fold in folds:
+        assert_divides(recordings, fold)
+        assert groups(recordings, fold.test) == {fold.name}
+        assert fold.name not in groups(recordings, fold.train)
+
+
+@given(tables, st.data())
+def test_lists_are_taken_as_they_are_or_refused(recordings: Recordings, data: st.DataObject) -> None:
+    known = st.lists(st.sampled_from(recordings.table["recording"].tolist()), unique=True)
+    train, test = data.draw(known), data.draw(known)
+    if not train or not test or set(train) & set(test):
+        with pytest.raises(DatasetError, match=r"empty|both sides"):
+            splits.from_lists(recordings, "mine", train, test)
+        return
+    split = splits.from_lists(recordings, "mine", iter(train), iter(test))
+    assert split.name == "mine"
+    assert [f"r{row}" for row in split.train] == train and [f"r{row}" for row in split.test] == test
+
+
+def test_a_shared_recording_is_named(recordings: Recordings) -> None:
+    with pytest.raises(DatasetError, match=r"both sides of split mine contain recording 0_ann_0, 1_bob_1;"):
+        splits.from_lists(recordings, "mine", ["1_bob_1", "0_ann_0", "2_ann_0"], ["0_ann_0", "3_bob_0", "1_bob_1"])
+
+
+def test_an_unknown_recording_is_named(recordings: Recordings) -> None:
+    with pytest.raises(DatasetError, match="mine names unknown recordings: 0_zoe_0"):
+        splits.from_lists(recordings, "mine", ["0_ann_0"], ["0_zoe_0"])
+
+
+def test_the_published_split(recordings: Recordings) -> None:
+    split = splits.official(recordings)
+    assert_divides(recordings, split)
+    assert split.name == "official" and (recordings.table["take"][split.test] < 5).all()
+
+
+def test_a_data_set_without_a_published_split_says_so() -> None:
+    with pytest.raises(DatasetError, match="no official split"):
+        splits.official(recordings_of([(0, "u"), (1, "v")]))
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_published_split_with_one_side_is_refused(side: str) -> None:
+    with pytest.raises(DatasetError, match="is empty"):
+        splits.official(recordings_of([(0, "u"), (1, "v")], official=side))
+
+
+@given(twofold, st.data(), fractions, seeds)
+def test_a_validation_part_comes_out_of_the_training_side(
+    recordings: Recordings, data: st.DataObject, fraction: float, seed: int
+) -> None:
+    train = np.array(data.draw(st.permutations(range(len(recordings)))))
+    assert_divides(recordings, Split("", *splits.hold_out_validation(recordings, train, fraction, seed=seed)), train)
+
+
+@given(tables, st.data(), st.floats(0.1, 0.5), seeds)
+def test_a_validation_part_by_group_shares_no_group(
+    recordings: Recordings, data: st.DataObject, fraction: float, seed: int
+) -> None:
+    train = np.array(data.draw(st.lists(st.integers(0, len(recordings) - 1), min_size=1, unique=True)))
+    if len(groups(recordings, train)) == 1:
+        with pytest.raises(DatasetError, match="groups"):
+            splits.hold_out_validation(recordings, train, fraction, "group", seed)
+        return
+    split = Split("", *splits.hold_out_validation(recordings, train, fraction, "group", seed))
+    assert_divides(recordings, split, train)
+    assert not groups(recordings, split.train) & groups(recordings, split.test)
+
+
+@given(twofold, fractions, seeds)
+def test_a_row_given_twice_never_ends_up_on_both_sides(recordings: Recordings, fraction: float, seed: int) -> None:
+    train = np.tile(np.arange(len(recordings)), 2)
+    try:
+        kept, held = splits.hold_out_validation(recordings, train, fraction, seed=seed)
+    except DatasetError:
+        return
+    assert not set(kept) & set(held)
+
+
+def test_a_validation_part_repeats_with_its_seed(recordings: Recordings) -> None:
+    train = np.arange(100, 200)
+    for by in ("recording", "group"):
+        first = splits.hold_out_validation(recordings, train, 0.3, by, seed=5)
+        again = splits.hold_out_validation(recordings, train, 0.3, by, seed=5)
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_one_group_cannot_be_divided_by_group() -> None:
+    recordings = recordings_of([(0, "u"), (1, "u"), (0, "u")])
+    with pytest.raises(DatasetError, match="groups"):
+        splits.hold_out_validation(recordings, np.arange(3), 0.3, by="group")
+
+
+def test_an_unknown_way_to_hold_out_is_refused(recordings: Recordings) -> None:
+    with pytest.raises(DatasetError, match="not by 'speaker'"):
+        splits.hold_out_validation(recordings, np.arange(10), 0.3, by="speaker")
+
+
+class Leaky:
+    """A splitter that puts every other row on each side, groups or not."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def split(self, rows: np.ndarray, *_: object, **__: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield np.arange(0, len(rows), 2), np.arange(1, len(rows), 2)
+
+
+def test_groupwise_splits_refuse_a_shared_group(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "LeaveOneGroupOut", Leaky)
+    monkeypatch.setattr(splits, "GroupShuffleSplit", Leaky)
+    with pytest.raises(DatasetError, match=r"both sides .* contain group ann, bob, cleo"):
+        splits.leave_one_group_out(recordings)
+    with pytest.raises(DatasetError, match=r"both sides .* contain group ann, bob, cleo"):
+        splits.hold_out_validation(recordings, np.arange(len(recordings)), 0.5, by="group")

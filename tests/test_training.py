@@ -1,0 +1,396 @@
+"""Training learns, chooses, averages and repeats itself as its settings say."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from course_lib.clips import Clips
+from course_lib.training import History, Settings, TrainingError, fit
+
+SAMPLES = 64
+CPU = torch.device("cpu")
+
+
+class Tiny(nn.Module):
+    """Waveforms (batch, 64) -> logits (batch, 2), with buffers and dropout, and a convolution in two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(6 * 6 * 6, 2),
+        )
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.layers(waveforms)
+
+
+def tones(clips: int, seed: int = 0) -> Clips:
+    """Clips of a low (class 0) or a high (class 1) tone, each with another phase and some noise."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(clips) % 2
+    phase = random.uniform(0, 2 * np.pi, (clips, 1))
+    wave = np.sin(np.where(labels, 1.5, 0.4)[:, None] * np.arange(SAMPLES) + phase)
+    wave += random.normal(0, 0.1, wave.shape)
+    return Clips(
+        samples=torch.from_numpy((8000 * wave).astype(np.int16).ravel()),
+        start=SAMPLES * torch.arange(clips),
+        length=torch.full((clips,), SAMPLES),
+        labels=torch.from_numpy(labels),
+        recording=torch.arange(clips),
+        clip_samples=SAMPLES,
+        sample_rate=8000,
+        fingerprint=f"tones{clips}-{seed}",
+    )
+
+
+def turned(clips: Clips) -> Clips:
+    """The same clips with the other label each: the better a model has learnt, the worse it does on these."""
+    return Clips(**(vars(clips) | {"labels": 1 - clips.labels}))
+
+
+def fresh(seed: int = 0) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny()
+
+
+def settings(**changes: object) -> Settings:
+    form = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "precision": "32-true"}
+    return Settings(**(form | changes))
+
+
+def train(model: nn.Module, how: Settings, validation: Clips | None = None, **options: object) -> History:
+    return fit(model, tones(20), validation, how, accelerator="cpu", progress=False, **options)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, clips: Clips) -> float:
+    waveforms, labels = clips.batch(torch.arange(len(clips)))
+    return (copy.deepcopy(model).eval()(waveforms).argmax(1) == labels).float().mean().item()
+
+
+@pytest.fixture
+def steps() -> Iterator[list[tuple[float, list[Tensor]]]]:
+    """The learning rate and the weights after each step of every optimiser."""
+    taken: list[tuple[float, list[Tensor]]] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        (group,) = optimizer.param_groups
+        taken.append((group["lr"], [parameter.detach().clone() for parameter in group["params"]]))
+
+    hook = register_optimizer_step_post_hook(note)
+    yield taken
+    hook.remove()
+
+
+def test_two_tones_are_learnt() -> None:
+    model, how = fresh(), settings(epochs=15)
+    history = fit(model, tones(40), tones(40, seed=1), how, accelerator="cpu", progress=False)
+    table = history.table()
+    assert list(table.index) == list(range(1, 16))
+    assert table["train_loss"].iloc[-1] < 0.5 * table["train_loss"].iloc[0]
+    assert table["validation_loss"].iloc[-1] < table["validation_loss"].iloc[0]
+    assert accuracy(model, tones(60, seed=2)) > 0.9
+    assert history.kept_epoch == 15
+    assert history.seconds == pytest.approx(table["seconds"].sum()) and history.seconds > 0
+    assert (history.device, history.precision) == ("cpu", "32-true")
+    assert not model.training
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimiser_lowers_the_loss(optimizer: str) -> None:
+    history = train(fresh(), settings(epochs=6, optimizer=optimizer))
+    assert history.epochs[-1].train_loss < history.epochs[0].train_loss
+
+
+def test_the_history_tells_what_the_model_does_on_the_validation_part() -> None:
+    model, validation = fresh(), tones(14, seed=3)
+    last = train(model, settings(), validation).epochs[-1]
+    waveforms, labels = validation.batch(torch.arange(14))
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(model(waveforms), labels).item()
+    assert last.validation_loss == pytest.approx(loss, rel=1e-5)
+    assert last.validation_accuracy == pytest.approx(accuracy(model, validation))
+
+
+def test_without_a_validation_part_its_values_are_nan() -> None:
+    (epoch,) = train(fresh(), settings(epochs=1)).epochs
+    assert math.isnan(epoch.validation_loss) and math.isnan(epoch.validation_accuracy)
+
+
+def test_the_training_accuracy_and_loss_are_those_of_all_clips() -> None:
+    model = nn.Sequential(nn.Linear(SAMPLES, 2))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([3.0, 0.0]))
+    labels = torch.tensor([0] * 15 + [1] * 5)
+    clips = Clips(**(vars(tones(20)) | {"labels": labels}))
+    how = settings(epochs=1, optimizer="sgd", learning_rate=1e-12)
+    (epoch,) = fit(model, clips, None, how, accelerator="cpu", progress=False).epochs
+    assert epoch.train_accuracy == 0.75
+    assert epoch.train_loss == pytest.approx(math.log(1 + math.exp(-3)) + 0.25 * 3)
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.5])
+def test_keep_best_ends_with_the_weights_of_the_best_epoch(averaging: float) -> None:
+    validation, after = turned(tones(30, seed=1)), []
+    model = fresh()
+    how = settings(epochs=6, keep="best", averaging=averaging)
+    history = train(model, how, validation, on_epoch=lambda _: after.append(weights(model)))
+    accuracies = [epoch.validation_accuracy for epoch in history.epochs]
+    best = int(np.argmax(accuracies))
+    assert history.kept_epoch == best + 1 < 6
+    assert accuracy(model, validation) == pytest.approx(accuracies[best])
+    assert accuracies[-1] < accuracies[best]
+    if averaging:  # the weights of each epoch's average are not to be seen from here
+        return
+    assert same(weights(model), after[best])
+    recomputed = []
+    for state in after:
+        other = Tiny()
+        other.load_state_dict(state)
+        recomputed.append(accuracy(other, validation))
+    assert recomputed == pytest.approx(accuracies)
+
+
+def test_of_equally_good_epochs_the_first_is_kept() -> None:
+    torch.manual_seed(0)
+    model, how = nn.Sequential(nn.Linear(SAMPLES, 2)), settings(keep="best", optimizer="sgd", learning_rate=1e-12)
+    history = train(model, how, tones(10, seed=1))
+    assert len({epoch.validation_accuracy for epoch in history.epochs}) == 1
+    assert history.kept_epoch == 1
+
+
+def test_averaging_is_the_moving_average_of_the_weights(steps: list) -> None:
+    model, decay = fresh(), 0.7
+    train(model, settings(epochs=2, averaging=decay))
+    assert len(steps) == 6
+    average = steps[0][1]
+    for _, after in steps[1:]:
+        average = [decay * old + (1 - decay) * new for old, new in zip(average, after, strict=True)]
+    for found, expected, last in zip(model.parameters(), average, steps[-1][1], strict=True):
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(found, last)
+
+
+def test_averaging_does_not_change_what_is_trained(steps: list) -> None:
+    train(fresh(), settings(epochs=2))
+    plain, steps[:] = list(steps), []
+    train(fresh(), settings(epochs=2, averaging=0.9))
+    for (_, one), (_, other) in zip(plain, steps, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_constant_learning_rate(steps: list) -> None:
+    train(fresh(), settings(schedule="constant"))
+    assert [rate for rate, _ in steps] == [0.01] * 9
+
+
+def test_an_exponential_learning_rate_falls_once_an_epoch(steps: list) -> None:
+    train(fresh(), settings(schedule="exponential", decay=0.5))
+    assert [rate for rate, _ in steps] == pytest.approx([0.01] * 3 + [0.005] * 3 + [0.0025] * 3)
+
+
+def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nothing(steps: list) -> None:
+    how = settings(schedule="one_cycle", epochs=4)
+    train(fresh(), how)
+    rates = [rate for rate, _ in steps]
+    peak = int(np.argmax(rates))
+    assert rates[0] == pytest.approx(0.0004)
+    assert peak == 2  # of 12 steps, the nearest to 15 %
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert how.learning_rate_at(0.15 * 4) == pytest.approx(0.01)
+    assert how.learning_rate_at(0.575 * 4) == pytest.approx(0.005)
+    assert how.learning_rate_at(4) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    models = [fresh() for _ in range(3)]
+    histories = [
+        train(model, settings(averaging=0.9), seed=seed) for model, seed in zip(models, (5, 5, 6), strict=True)
+    ]
+    losses = [[epoch.train_loss for epoch in history.epochs] for history in histories]
+    assert same(weights(models[0]), weights(models[1])) and losses[0] == losses[1]
+    assert not same(weights(models[0]), weights(models[2])) and losses[0] != losses[2]
+
+
+def test_random_numbers_drawn_before_training_do_not_matter() -> None:
+    one, other = fresh(), fresh()
+    train(one, settings())
+    torch.rand(17)
+    train(other, settings())
+    assert same(weights(one), weights(other))
+
+
+def test_an_epoch_takes_every_clip_once_and_some_of_the_extra_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Tensor] = []
+    real_batch = Clips.batch
+
+    def batch(clips: Clips, index: Tensor) -> tuple[Tensor, Tensor]:
+        taken.append(index)
+        return real_batch(clips, index)
+
+    monkeypatch.setattr(Clips, "batch", batch)
+    train(fresh(), settings(epochs=2, extra_per_epoch=6), extra=tones(30, seed=1))
+    assert [len(index) for index in taken] == [7, 7, 6, 6] * 2
+    epochs = [torch.cat(taken[: len(taken) // 2]), torch.cat(taken[len(taken) // 2 :])]
+    extras = []
+    for epoch in epochs:
+        own = epoch[epoch < 20]
+        assert sorted(own.tolist()) == list(range(20))
+        extras.append(set(epoch[epoch >= 20].tolist()))
+        assert len(extras[-1]) == 6 and max(extras[-1]) < 50
+    assert extras[0] != extras[1]
+    assert not torch.equal(*epochs)
+
+
+def test_after_every_epoch_the_caller_is_told() -> None:
+    seen: list[int] = []
+    train(fresh(), settings(), on_epoch=lambda history: seen.append(len(history.epochs)))
+    assert seen == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_a_number_stops_training() -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.layers[-1].bias.fill_(math.nan)
+    with pytest.raises(TrainingError, match=r"nan in epoch 1; lower learning_rate"):
+        train(model, settings())
+
+
+def test_keep_best_needs_a_validation_part() -> None:
+    with pytest.raises(TrainingError, match="validation"):
+        train(fresh(), settings(keep="best"))
+
+
+def test_extra_clips_are_asked_for() -> None:
+    with pytest.raises(TrainingError, match="extra_per_epoch is 4"):
+        train(fresh(), settings(extra_per_epoch=4))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0},
+        {"learning_rate": math.nan},
+        {"decay": 1.5},
+        {"averaging": 1.0},
+        {"label_smoothing": -0.1},
+        {"optimizer": "lion"},
+        {"schedule": "cosine"},
+        {"keep": "first"},
+        {"precision": "8"},
+        {"epoch": 3},
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        Settings(**change)
+
+
+def test_bf16_training_keeps_float32_weights() -> None:
+    model = fresh()
+    history = train(model, settings(epochs=2, precision="bf16-mixed"))
+    assert history.precision == "bf16-mixed"
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_a_precision_that_is_given_is_taken() -> None:
+    assert Settings(precision="16-mixed").precision_on(CPU) == "16-mixed"
+    assert Settings(precision="32-true").precision_on(torch.device("cuda")) == "32-true"
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_precision_on_a_gpu(fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast and not including_emulation)
+    assert Settings().precision_on(torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "dots", "expected"),
+    [("AVX512", True, "bf16-mixed"), ("AVX512", False, "32-true"), ("AVX2", True, "32-true")],
+)
+def test_auto_precision_on_a_cpu(capability: str, dots: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: dots, raising=False)
+    assert Settings().precision_on(CPU) == expected
+    assert Settings().precision_on(torch.device("mps")) == "32-true"
+
+
+TWO_PROCESSES = """
+import json, os, sys
+from pathlib import Path
+import torch
+from course_lib.training import TrainingError, fit
+from test_training import fresh, settings, tones
+
+torch.set_num_threads(1)
+folder, model = Path(sys.argv[1]), fresh()
+fit(model, tones(20), tones(10, seed=1), settings(epochs=1), accelerator="cpu", progress=False)
+kept = folder / "kept.safetensors"
+history = fit(model, tones(20), tones(10, seed=1), settings(), accelerator="cpu", progress=False, checkpoint=kept)
+try:
+    fit(model, tones(3), None, settings(batch_size=2), accelerator="cpu", progress=False)
+except TrainingError as error:
+    refusal = str(error)
+report = {"epochs": [vars(epoch) for epoch in history.epochs], "device": history.device, "refusal": refusal}
+report["weights"] = {name: tensor.tolist() for name, tensor in model.named_parameters()}
+(folder / f"{os.environ['RANK']}.json").write_text(json.dumps(report))
+"""
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    fabric = Path(sysconfig.get_path("scripts")) / "fabric"
+    if not fabric.is_file():
+        pytest.skip("the command fabric of lightning-fabric is not installed")
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = Path(__file__).parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    command = [sys.executable, fabric, "run", "--accelerator=cpu", "--devices=2", f"--main-port={port}"]
+    try:
+        done = subprocess.run(
+            [*command, tmp_path / "two.py", tmp_path], env=environment, capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("this computer is too busy to start two processes within a minute")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["weights"] == second["weights"]
+    assert [epoch["train_loss"] for epoch in first["epochs"]] == [epoch["train_loss"] for epoch in second["epochs"]]
+    assert len(first["epochs"]) == 3 and first["device"] == "cpu"
+    assert first["epochs"][-1]["train_loss"] < first["epochs"][0]["train_loss"]
+    assert (tmp_path / "kept.safetensors").is_file()
+    assert "raise batch_size" in first["refusal"] and first["refusal"] == second["refusal"]
