@@ -80,8 +80,8 @@ class AddNoise(_TrainingOnly):
         require_waveforms(waveforms)
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
-            spectrum = torch.fft.rfft(torch.randn_like(waveforms))
-            frequency = torch.arange(spectrum.shape[1], device=waveforms.device).clamp(min=1)
+            frequency = torch.arange(waveforms.shape[1] // 2 + 1, device=waveforms.device).clamp(min=1)
+            spectrum = torch.randn(len(waveforms), len(frequency), dtype=torch.complex64, device=waveforms.device)
             noise = torch.fft.irfft(spectrum * frequency ** -_uniform(waveforms, 0.0, 1.0), n=waveforms.shape[1])
             noise = noise / noise.square().mean(dim=1, keepdim=True).sqrt()
             power = waveforms.square().sum(dim=1, keepdim=True) / sounding_length(waveforms).clamp(min=1)
