@@ -21,7 +21,7 @@ class AudioError(CourseError, ValueError):
 
 
 def read(path: str | Path, sample_rate: int | None = None) -> Tensor:
-    """Read a WAV, FLAC or OGG file as a mono waveform, shape (samples,), float32 in [-1, 1].
+    """Read a WAV, FLAC or OGG file as a mono waveform, shape (samples,), float32; full scale is 1.
 
     Channels are averaged. With `sample_rate` (Hz) the waveform is resampled to it, otherwise it keeps its own.
     Raises AudioError for a missing file, a folder, what is not audio, truncated or empty files, NaN or infinite

@@ -44,15 +44,15 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class(pairs: list[tuple[in
 
 def test_binary_scores_of_a_case_counted_by_hand() -> None:
     labels = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-    predicted = [1, 1, 1, 0, 1, 0, 0, 0, 0, 0]
+    predicted = [1, 1, 0, 0, 1, 0, 0, 0, 0, 0]
     assert scores(labels, predicted, 2) == pytest.approx(
         {
-            "accuracy": 8 / 10,
-            "sensitivity": 3 / 4,
+            "accuracy": 7 / 10,
+            "sensitivity": 2 / 4,
             "specificity": 5 / 6,
-            "precision": 3 / 4,
-            "f1": 3 / 4,
-            "macc": (3 / 4 + 5 / 6) / 2,
+            "precision": 2 / 3,
+            "f1": 4 / 7,
+            "macc": (2 / 4 + 5 / 6) / 2,
         }
     )
 

@@ -20,6 +20,7 @@ def read(folder: Path, sample_rate: int | None = None) -> Recordings:
     The sample rate (Hz) is the commonest one among the files unless it is given.
     Raises DatasetError when there are no class folders or a class is empty, AudioError for an unreadable header.
     """
+    folder = folder.resolve()
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; expected one that holds a folder of sounds for each class")
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -24,7 +24,7 @@ def read(folder: Path, source: str) -> Recordings:
     Notebook: 02_spoken_digits_cnn
     """
     rows = []
-    for path in sorted((folder / "recordings").glob("*.*")):
+    for path in sorted((folder / "recordings").glob("[!.]*")):  # not the hidden files that some systems leave behind
         name = _NAME.fullmatch(path.name)
         if name is None:
             raise DatasetError(f"fsdd: {path} is not named digit_speaker_take.wav; move it out of the folder")

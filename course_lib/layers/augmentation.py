@@ -35,42 +35,41 @@ def _uniform(waveforms: Tensor, low: float, high: float) -> Tensor:
 
 
 class RandomTrim(_TrainingOnly):
-    """Waveforms cut at random at both ends and moved: recordings are trimmed by different people in different ways.
+    """Waveforms cut at random at both ends: recordings are trimmed by different people in different ways.
 
-    Of the part before the padding zeros, up to the fraction `cut` is lost at each end (in `share` of the clips), and
-    what is left starts up to `delay` (fraction of the clip) later.
+    Of the part before the padding zeros, up to the fraction `cut` is lost at each end, in `share` of the clips.
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, cut: float = 0.18, delay: float = 0.12, share: float = 0.7) -> None:
+    def __init__(self, cut: float = 0.12, share: float = 0.7) -> None:
         super().__init__()
         if not 0 <= cut < 0.5:
             raise ValueError(f"cut is {cut}; each end can lose a fraction from 0 to under 0.5")
-        self.cut, self.delay, self.share = cut, delay, share
+        self.cut, self.share = cut, share
 
     def augment(self, waveforms: Tensor) -> Tensor:
         require_waveforms(waveforms)
-        samples = waveforms.shape[1]
         length = sounding_length(waveforms)
         first, lost = (
-            _uniform(waveforms, 0, self.cut) * length * (_uniform(waveforms, 0, 1) < self.share) for _ in range(2)
+            (_uniform(waveforms, 0, self.cut) * length * (_uniform(waveforms, 0, 1) < self.share)).long()
+            for _ in range(2)
         )
-        delay = _uniform(waveforms, 0, self.delay) * samples
-        position = torch.arange(samples, device=waveforms.device) - delay.long() + first.long()
-        kept = (position >= first.long()) & (position < (length - lost).long())
-        return torch.where(kept, waveforms.gather(1, position.clamp(0, samples - 1)), 0.0)
+        position = torch.arange(waveforms.shape[1], device=waveforms.device) + first
+        return torch.where(
+            position < length - lost, waveforms.gather(1, position.clamp(max=waveforms.shape[1] - 1)), 0.0
+        )
 
 
 class AddNoise(_TrainingOnly):
-    """Waveforms with noise added, `lowest_snr` to `highest_snr` dB below the level of their sounding part.
+    """Waveforms with noise added, `lowest_snr` to `highest_snr` dB below their level, but none to the padding zeros.
 
     Each clip draws its own colour, between white and pink (power falling as 1/f to the power 0 .. 2).
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, lowest_snr: float = 5.0, highest_snr: float = 40.0) -> None:
+    def __init__(self, lowest_snr: float = 8.0, highest_snr: float = 45.0) -> None:
         super().__init__()
         if lowest_snr > highest_snr:
             raise ValueError(f"lowest_snr {lowest_snr} dB is above highest_snr {highest_snr} dB")
@@ -80,13 +79,15 @@ class AddNoise(_TrainingOnly):
         require_waveforms(waveforms)
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
-            frequency = torch.arange(waveforms.shape[1] // 2 + 1, device=waveforms.device).clamp(min=1)
+            samples = waveforms.shape[1]
+            frequency = torch.arange(samples // 2 + 1, device=waveforms.device).clamp(min=1)
             spectrum = torch.randn(len(waveforms), len(frequency), dtype=torch.complex64, device=waveforms.device)
-            noise = torch.fft.irfft(spectrum * frequency ** -_uniform(waveforms, 0.0, 1.0), n=waveforms.shape[1])
-            noise = noise / noise.square().mean(dim=1, keepdim=True).sqrt()
-            power = waveforms.square().sum(dim=1, keepdim=True) / sounding_length(waveforms).clamp(min=1)
+            noise = torch.fft.irfft(spectrum * frequency ** -_uniform(waveforms, 0.0, 1.0), n=samples)
+            noise = torch.where(torch.arange(samples, device=noise.device) < sounding_length(waveforms), noise, 0.0)
+            level = waveforms.square().mean(dim=1, keepdim=True).sqrt()
+            noise_level = noise.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-9)
             snr = _uniform(waveforms, self.lowest_snr, self.highest_snr)
-            return waveforms + noise * power.sqrt() * 10 ** (-snr / 20)
+            return waveforms + noise * (level / noise_level) * 10 ** (-snr / 20)
 
 
 class RandomEqualiser(_TrainingOnly):
@@ -108,17 +109,17 @@ class RandomEqualiser(_TrainingOnly):
 
 
 class TimeFrequencyWarp(_TrainingOnly):
-    """Images (batch, bands, frames) stretched in time, and stretched and moved along frequency: another way to say it.
+    """Images (batch, bands, frames) stretched and moved along time and along frequency: another way to say it.
 
-    Time runs `1 / (1 + tempo)` to `1 + tempo` times as fast, from the first frame on, after up to `delay` (fraction
-    of the clip) of its first frame repeated. Frequency is stretched by a log-normal factor with standard deviation
-    `stretch` and moved by a normal `shift` (fraction of the bands): a longer or shorter vocal tract.
+    Along time by a factor from `1 / (1 + tempo)` to `1 + tempo` and up to the fraction `delay` of the frames either
+    way; along frequency by a log-normal factor with standard deviation `stretch` and a normal `shift` (fraction of
+    the bands), as a longer or shorter vocal tract does. The image goes on beyond its edges as it is there.
     Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, tempo: float = 0.28, delay: float = 0.02, stretch: float = 0.07, shift: float = 0.04) -> None:
+    def __init__(self, tempo: float = 0.28, delay: float = 0.08, stretch: float = 0.07, shift: float = 0.04) -> None:
         super().__init__()
         self.tempo, self.delay, self.stretch, self.shift = tempo, delay, stretch, shift
 
@@ -126,12 +127,11 @@ class TimeFrequencyWarp(_TrainingOnly):
         def normal() -> Tensor:
             return torch.randn(len(images), device=images.device)
 
-        most = math.log(1 + self.tempo)
-        tempo = _uniform(images, -most, most)[:, 0].exp()
+        slowest = math.log(1 + self.tempo)
         affine = torch.zeros(len(images), 2, 3, device=images.device)
         # In the coordinates of affine_grid an axis runs from -1 to 1.
-        affine[:, 0, 0] = tempo
-        affine[:, 0, 2] = tempo - 1 - _uniform(images, 0, 2 * self.delay)[:, 0]
+        affine[:, 0, 0] = _uniform(images, -slowest, slowest)[:, 0].exp()
+        affine[:, 0, 2] = 2 * _uniform(images, -self.delay, self.delay)[:, 0]
         affine[:, 1, 1] = (self.stretch * normal()).exp()
         affine[:, 1, 2] = 2 * self.shift * normal()
         grid = functional.affine_grid(affine, [len(images), 1, *images.shape[1:]], align_corners=False)

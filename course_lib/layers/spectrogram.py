@@ -31,6 +31,15 @@ def decibels(power: Tensor, top_db: float) -> Tensor:
     return torch.maximum(level, level.amax(dim=(1, 2), keepdim=True) - top_db)
 
 
+def stretch(images: Tensor, share: Tensor, width: int) -> Tensor:
+    """The first `share` (batch,) of the frames of images (batch, bands, frames), stretched to `width` frames."""
+    affine = torch.zeros(len(images), 2, 3, device=images.device)
+    # In the coordinates of affine_grid an axis runs from -1 to 1.
+    affine[:, 0, 0], affine[:, 0, 2], affine[:, 1, 1] = share, share - 1, 1
+    grid = functional.affine_grid(affine, [len(images), 1, images.shape[1], width], align_corners=False)
+    return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
 class FrontEnd(nn.Module):
     """Base of the front ends: checks the waveforms and calls `image` on them in float32, autocast or not.
 
@@ -81,22 +90,15 @@ class LogSpectrogram(FrontEnd):
         frames = waveforms.unfold(1, self.n_fft, self.hop_length) * self.window
         level = decibels(torch.fft.rfft(frames).abs().square().transpose(1, 2), self.top_db)
         height, width = self.image_size
-        level = functional.interpolate(level[:, None], (height, level.shape[2]), mode="bilinear", antialias=True)
-        grey = functional.grid_sample(
-            level, self._grid(waveforms, level), padding_mode="border", align_corners=False
-        ).reshape(-1, height, width)
-        lowest, highest = grey.amin(dim=(1, 2), keepdim=True), grey.amax(dim=(1, 2), keepdim=True)
-        grey = (grey - lowest) / (highest - lowest).clamp(min=1e-3)
-        return (grey - self.mean) / self.std
-
-    def _grid(self, waveforms: Tensor, level: Tensor) -> Tensor:
+        level = functional.interpolate(level[:, None], (height, level.shape[2]), mode="bilinear", antialias=True)[:, 0]
         share = torch.ones(len(waveforms), device=waveforms.device)
         if self.stretch:
             sounding = 1 + (sounding_length(waveforms)[:, 0] - self.n_fft).clamp(min=0) // self.hop_length
-            share = sounding / level.shape[3]
-        affine = torch.zeros(len(waveforms), 2, 3, device=waveforms.device)
-        affine[:, 0, 0], affine[:, 0, 2], affine[:, 1, 1] = share, share - 1, 1
-        return functional.affine_grid(affine, [len(waveforms), 1, *self.image_size], align_corners=False)
+            share = sounding / level.shape[2]
+        grey = stretch(level, share, width)
+        lowest, highest = grey.amin(dim=(1, 2), keepdim=True), grey.amax(dim=(1, 2), keepdim=True)
+        grey = (grey - lowest) / (highest - lowest).clamp(min=1e-3)
+        return (grey - self.mean) / self.std
 
     def extra_repr(self) -> str:
         shown = ("n_fft", "hop_length", "image_size", "top_db", "stretch")
@@ -107,8 +109,9 @@ class LogMel(FrontEnd):
     """Waveforms (batch, samples) -> log-mel energies (batch, n_mels, frames), frames = 1 + samples // hop_length.
 
     Power spectrogram with a Hann window of `n_fft` samples centred on each frame, `n_mels` triangular bands from
-    `f_min` to `f_max` Hz (default: Nyquist), dB down to `top_db` below the clip's maximum. Raises ValueError for
-    clips of at most `n_fft // 2` samples.
+    `f_min` to `f_max` Hz (default: Nyquist), dB down to `top_db` below the clip's maximum. With `width` the part
+    before the padding zeros is stretched to that many frames, so that a long and a short word look alike. Raises
+    ValueError for clips of at most `n_fft // 2` samples.
     Source: Davis and Mermelstein 1980; torchaudio.transforms.MelSpectrogram.
 
     Notebook: 01_waveforms_and_spectrograms
@@ -123,15 +126,19 @@ class LogMel(FrontEnd):
         f_min: float = 0.0,
         f_max: float | None = None,
         top_db: float = 80.0,
+        width: int | None = None,
     ) -> None:
         super().__init__()
-        self.top_db, self.shortest = top_db, n_fft // 2 + 1
+        self.top_db, self.width, self.shortest = top_db, width, n_fft // 2 + 1
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate, n_fft, hop_length=hop_length, n_mels=n_mels, f_min=f_min, f_max=f_max
         )
 
     def image(self, waveforms: Tensor) -> Tensor:
-        return decibels(self.mel(waveforms), self.top_db)
+        level = decibels(self.mel(waveforms), self.top_db)
+        if self.width is None:
+            return level
+        return stretch(level, sounding_length(waveforms)[:, 0].clamp(min=1) / waveforms.shape[1], self.width)
 
 
 class Standardise(nn.Module):
