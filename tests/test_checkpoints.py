@@ -183,7 +183,7 @@ def elsewhere(target: Callable[..., None], *arguments: Any) -> int | None:
     """Run a function in another process and return its exit code."""
     process = PROCESSES.Process(target=target, args=arguments)
     process.start()
-    process.join(120)
+    process.join(300)
     return process.exitcode
 
 
@@ -334,6 +334,17 @@ def test_weights_are_kept_with_a_description(tmp_path: Path) -> None:
     assert load_model(path, other) == {"recipe": "toy", "epochs": 3}
     assert same(weights(other), weights(model))
     assert same(safetensors.torch.load_file(path), weights(model))
+
+
+def test_weights_that_two_layers_share_are_kept(tmp_path: Path) -> None:
+    path, model, other = (
+        tmp_path / "model.safetensors",
+        *(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in "ab"),
+    )
+    model[1].weight = model[0].weight
+    save_model(path, model)
+    load_model(path, other)
+    assert same(weights(other), weights(model))
 
 
 def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Finding the word in a recording."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.layers.spectrogram import require_waveforms
+
+
+class TrimSilence(nn.Module):
+    """Waveforms (batch, samples) moved to begin where they become loud, and set to zero where they stay soft.
+
+    Loud is a frame of `frame` samples (half overlapping) whose power is at most `below_db` under that of the clip's
+    loudest frame; the first and the last such frame are the ends. A silent clip stays silent.
+    Source: energy end-pointing, Rabiner and Sambur 1975, in its simplest form.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, below_db: float = 30.0, frame: int = 160) -> None:
+        super().__init__()
+        self.below_db, self.frame = below_db, frame
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        require_waveforms(waveforms, self.frame)
+        if len(waveforms) == 0:
+            return waveforms
+        hop, samples = self.frame // 2, waveforms.shape[1]
+        power = functional.avg_pool1d(waveforms.square()[:, None], self.frame, hop, ceil_mode=True)[:, 0]
+        loud = (power > power.amax(dim=1, keepdim=True) * 10 ** (-self.below_db / 10)).int()
+        first = loud.argmax(dim=1, keepdim=True) * hop
+        last = (loud.shape[1] - 1 - loud.flip(1).argmax(dim=1, keepdim=True)) * hop + self.frame
+        position = torch.arange(samples, device=waveforms.device) + first
+        return torch.where(position < last, waveforms.gather(1, position.clamp(max=samples - 1)), 0.0)
+
+    def extra_repr(self) -> str:
+        return f"below_db={self.below_db}, frame={self.frame}"
