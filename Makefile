@@ -13,7 +13,8 @@ help:  ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 lab: $(INSTALLED) data  ## Set up, get the data, open JupyterLab at lesson 1
-	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(ROOT_FLAG) notebooks/01_waveforms_and_spectrograms.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(ROOT_FLAG) \
+	  --LabApp.default_url=/lab/tree/notebooks/01_waveforms_and_spectrograms.ipynb
 
 data: $(INSTALLED)  ## Get FSDD, or a synthetic stand-in when there is no network
 	@$(BIN)/python -m course_lib data fetch fsdd --or-stand-in
