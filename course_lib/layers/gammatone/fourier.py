@@ -1,0 +1,48 @@
+"""Convolution through the FFT in plain torch, with the derivatives found on the way forward."""
+
+from __future__ import annotations
+
+import scipy.fft
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from course_lib.layers.gammatone import response
+from course_lib.layers.gammatone.pooling import Pooling
+
+_VALUES_AT_ONCE = 2**22
+
+
+def energies(
+    waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor, order: int, pooling: Pooling
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`power` times the energies of waveforms (batch, samples), and their derivatives by `decay` and `frequency`.
+
+    Each has the shape (batch, filters, frames). A few clips and filters are filtered at a time, so that the memory
+    in use does not grow with their number.
+    """
+    clips, samples = waveforms.shape
+    maps = [waveforms.new_empty(clips, len(decay), pooling.frames(samples)) for _ in range(3)]
+    taps = min(response.length(decay, order), samples)
+    time = torch.arange(taps, device=decay.device, dtype=decay.dtype)
+    envelope = response.level(decay, order)[:, None] * time ** (order - 1) * torch.exp(-decay[:, None] * time)
+    angle = frequency[:, None] * time
+    cosine, sine = envelope * torch.cos(angle), envelope * torch.sin(angle)
+    # Overlap-save: blocks of `size` samples that overlap by the length of the filters.
+    size = scipy.fft.next_fast_len(min(4 * taps, samples + taps), real=True)
+    step = size - taps + 1
+    blocks = -(-samples // step)
+    spectra = torch.fft.rfft(torch.stack([cosine, time * cosine, time * sine]), size)
+    at_once = max(1, _VALUES_AT_ONCE // (3 * blocks * size))
+    for clip in range(clips):
+        padded = functional.pad(waveforms[clip], (taps - 1, blocks * step - samples))
+        spectrum = torch.fft.rfft(padded.unfold(0, size, step))
+        for filters in torch.arange(len(decay)).split(at_once):
+            here = slice(int(filters[0]), int(filters[-1]) + 1)
+            filtered = torch.fft.irfft(spectra[:, here, None] * spectrum, size)[..., taps - 1 :]
+            output, by_decay, by_angle = filtered.flatten(2)[..., :samples]
+            products = torch.stack([output * output, -2 * output * by_decay, -2 * output * by_angle])
+            for values, means in zip(maps, pooling.mean(products), strict=True):
+                values[clip, here] = means
+    energy, by_decay, by_frequency = (power[:, None] * values for values in maps)
+    return energy, by_decay + (2 * order / decay)[:, None] * energy, by_frequency  # the level depends on the decay, too

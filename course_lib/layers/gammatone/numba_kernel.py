@@ -1,0 +1,252 @@
+"""The recursion in numba: sixteen filters side by side in the vector registers, time walked through once.
+
+The filters of order n and n + 1 share one chain of one-pole filters with the complex pole p,
+
+    v_j[t] = c_j x[t] + v_(j+1)[t] + p v_j[t-1],   j = n .. 0,
+
+with the `pole_fractions` c of k^n: v_0 is the filter k^n p^k, which the derivatives need, and a fixed mix of the real
+parts of v_1 .. v_n is the filter k^(n-1) p^k, the output. This takes about 31 vector operations a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from course_lib.layers.gammatone.plan import LANES, RING_IN, ROUND
+
+# A filter keeps ringing on digital silence, and below the smallest normal float32 (1e-38) a processor becomes slow.
+_SILENT = np.float32(1e-35)
+_TILE = 64  # samples between two looks at that
+
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INDEX = ir.IntType(32)
+
+
+def _in_all_lanes(builder: Any, value: Any) -> Any:
+    lane = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INDEX, 0))
+    mask = ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES)
+    return builder.shuffle_vector(lane, ir.Constant(_VECTOR, ir.Undefined), mask)
+
+
+def _row(builder: Any, array: Any, row: Any) -> Any:
+    """The address of 16 lanes of an array."""
+    row = ir.Constant(_INDEX, row) if isinstance(row, int) else row
+    return builder.gep(builder.bitcast(array, _VECTOR.as_pointer()), [row])
+
+
+def _load(builder: Any, array: Any, row: Any) -> Any:
+    return builder.load(_row(builder, array, row), align=4)
+
+
+def _store(builder: Any, value: Any, array: Any, row: Any) -> None:
+    builder.store(value, _row(builder, array, row), align=4)
+
+
+@intrinsic
+def _advance(
+    typing_context: Any,
+    poles: Any,
+    gains: Any,
+    state: Any,
+    waveform: Any,
+    edges: Any,
+    first: Any,
+    last: Any,
+    sums: Any,
+    mix: Any,
+) -> tuple[Any, Callable[..., Any]]:
+    """Filter segments first .. last - 1 (samples edges[s] .. edges[s + 1] - 1), the state kept in vector registers.
+
+    All arrays end in 16 lanes: poles[t % 16] are Re p and Im p, gains[j] is c_j level, state[j] are Re v_j and Im v_j,
+    left as they are after the last sample. sums[s] becomes the sums of y^2, y Re v_0 and y Im v_0 over segment s. The
+    length of `mix` is n. Written for LLVM, since numba's own loops would not keep the state in registers.
+    """
+    order = len(mix)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def multiply_add(a: Any, b: Any, c: Any) -> Any:
+            return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+
+        data = [
+            context.make_array(kind)(context, builder, argument).data if isinstance(kind, types.Array) else argument
+            for kind, argument in zip(signature.args, arguments, strict=True)
+        ]
+        poles, gains, kept, samples, edge, first, last, results, mixed = data
+        gains = [_load(builder, gains, j) for j in range(order + 1)]
+        shares = [_in_all_lanes(builder, builder.extract_value(mixed, j)) for j in range(order)]
+        state = [cgutils.alloca_once_value(builder, _load(builder, kept, row)) for row in range(2 * order + 2)]
+        totals = [cgutils.alloca_once(builder, _VECTOR) for _ in range(3)]
+
+        def one_sample(time: Any) -> None:
+            sample = _in_all_lanes(builder, builder.load(builder.gep(samples, [time])))
+            turn = builder.mul(builder.urem(time, ir.Constant(time.type, ROUND)), ir.Constant(time.type, 2))
+            re_pole, im_pole = (_load(builder, poles, builder.add(turn, ir.Constant(time.type, k))) for k in range(2))
+            minus_im_pole = builder.fneg(im_pole)
+            output = re = im = None
+            for j in reversed(range(order + 1)):
+                old_re, old_im = builder.load(state[2 * j]), builder.load(state[2 * j + 1])
+                driven = builder.fmul(gains[j], sample) if re is None else multiply_add(gains[j], sample, re)
+                re = multiply_add(minus_im_pole, old_im, multiply_add(re_pole, old_re, driven))
+                turned = builder.fmul(re_pole, old_im) if im is None else multiply_add(re_pole, old_im, im)
+                im = multiply_add(im_pole, old_re, turned)
+                builder.store(re, state[2 * j])
+                builder.store(im, state[2 * j + 1])
+                if j > 0:
+                    output = (
+                        builder.fmul(shares[j - 1], re) if output is None else multiply_add(shares[j - 1], re, output)
+                    )
+            for total, factor in zip(totals, (output, re, im), strict=True):
+                builder.store(multiply_add(output, factor, builder.load(total)), total)
+
+        one, three = ir.Constant(first.type, 1), ir.Constant(first.type, 3)
+        with cgutils.for_range_slice(builder, first, last, one, inc=True) as (segment, _):
+            for total in totals:
+                builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
+            start = builder.load(builder.gep(edge, [segment]))
+            stop = builder.load(builder.gep(edge, [builder.add(segment, one)]))
+            with cgutils.for_range_slice(builder, start, stop, one, inc=True) as (time, _):
+                one_sample(time)
+            for k, total in enumerate(totals):
+                row = builder.add(builder.mul(segment, three), ir.Constant(segment.type, k))
+                _store(builder, builder.load(total), results, row)
+        for row, register in enumerate(state):
+            _store(builder, builder.load(register), kept, row)
+        return context.get_dummy_value()
+
+    return types.void(poles, gains, state, waveform, edges, first, last, sums, mix), generate
+
+
+@intrinsic
+def _pool(
+    typing_context: Any, sums: Any, first: Any, last: Any, factors: Any, pooled: Any, frame: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """pooled[frame] = energy and derivatives of a frame, from the totals of sums[first : last] and the `factors`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, factors, pooled = (
+            context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 3, 4)
+        )
+        first, last, frame = arguments[1], arguments[2], arguments[5]
+        one, three = ir.Constant(first.type, 1), ir.Constant(first.type, 3)
+        totals = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES)) for _ in range(3)]
+        with cgutils.for_range_slice(builder, first, last, one, inc=True) as (segment, _):
+            for k, total in enumerate(totals):
+                row = builder.add(builder.mul(segment, three), ir.Constant(segment.type, k))
+                builder.store(builder.fadd(builder.load(total), _load(builder, sums, row)), total)
+        to_energy, to_derivative, level_slope = (_load(builder, factors, row) for row in range(3))
+        energy = builder.fmul(to_energy, builder.load(totals[0]))
+        by_decay, by_frequency = (builder.fmul(to_derivative, builder.load(total)) for total in totals[1:])
+        by_decay = builder.fadd(by_decay, builder.fmul(level_slope, energy))  # the level depends on the decay, too
+        for k, value in enumerate((energy, by_decay, by_frequency)):
+            _store(builder, value, pooled, builder.add(builder.mul(frame, three), ir.Constant(frame.type, k)))
+        return context.get_dummy_value()
+
+    return types.void(sums, first, last, factors, pooled, frame), generate
+
+
+@njit(nogil=True)
+def _prepare(
+    decay: Any,
+    frequency: Any,
+    power: Any,
+    fractions: Any,
+    window: int,
+    first: int,
+    poles: Any,
+    gains: Any,
+    factors: Any,
+) -> float:
+    """Set `poles`, `gains` and `factors` for the filters from `first` on; returns the smallest decay among them.
+
+    The rows of `factors` turn sums into energies, sums into derivatives, and energies into what the level adds to
+    their derivatives by the decay. Lanes without a filter stay silent.
+    """
+    order = len(fractions) - 1
+    poles[:], gains[:], factors[:] = 0, 0, 0
+    slowest = math.inf
+    for lane in range(min(LANES, len(decay) - first)):
+        slow, angle = np.float64(decay[first + lane]), np.float64(frequency[first + lane])
+        slowest = min(slowest, slow)
+        pole = math.exp(-slow) * complex(math.cos(angle), math.sin(angle))
+        wanted = pole
+        for turn in range(ROUND):
+            poles[turn, 0, lane], poles[turn, 1, lane] = wanted.real, wanted.imag
+            rounded = complex(np.float64(poles[turn, 0, lane]), np.float64(poles[turn, 1, lane]))
+            if abs(rounded) > 1e-30:
+                wanted = pole * (wanted / rounded)
+        level = 2.0 * slow**order / math.gamma(order)
+        for j in range(order + 1):
+            gains[j, lane] = level * fractions[j]
+        factors[0, lane] = power[first + lane] / window
+        factors[1, lane] = -2 * factors[0, lane]
+        factors[2, lane] = 2 * order / slow
+    return slowest
+
+
+@njit(nogil=True)
+def _filter(
+    poles: Any, gains: Any, state: Any, waveform: Any, edges: Any, first: int, last: int, sums: Any, mix: Any
+) -> None:
+    """Filter segments first .. last - 1, and end ringing that has become inaudible. NaN stays NaN."""
+    while first < last:
+        stop = first + 1
+        while stop < last and edges[stop + 1] - edges[first] <= _TILE:
+            stop += 1
+        _advance(poles, gains, state, waveform, edges, first, stop, sums, mix)
+        for part in range(state.size):
+            if abs(state.flat[part]) < _SILENT:
+                state.flat[part] = 0
+        first = stop
+
+
+@njit(nogil=True, cache=True)
+def run(
+    waveforms: Any, decay: Any, frequency: Any, power: Any, fractions: Any, mix: Any, edges: Any, frames: Any,
+    window: int, piece: int, maps: Any, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Units begin .. end - 1 of the work: a unit is `piece` frames of a clip through 16 filters, whoever computes it.
+
+    Frame m is made of the segments frames[m, 0] .. frames[m, 1] - 1. A piece starts early enough for the filters to
+    ring in, so that it does not need the one before. The energies and their derivatives by decay and by frequency go
+    to the three `maps` (clips, filters, frames).
+    """
+    order, filters = len(mix), len(decay)
+    pieces = -(-len(frames) // piece)
+    poles, gains = np.empty((ROUND, 2, LANES), np.float32), np.empty((order + 1, LANES), np.float32)
+    state, factors = np.empty((order + 1, 2, LANES), np.float32), np.empty((3, LANES), np.float32)
+    sums = np.empty((len(edges) - 1, 3, LANES), np.float32)
+    pooled = np.empty((min(piece, len(frames)), 3, LANES), np.float32)
+    ring_in, unheard = np.empty(2, np.int64), np.empty((1, 3, LANES), np.float32)
+    prepared, slowest = -1, math.inf
+    for unit in range(begin, end):
+        block, rest = divmod(unit, len(waveforms) * pieces)
+        clip, first_frame = divmod(rest, pieces)
+        first_frame *= piece
+        last_frame = min(first_frame + piece, len(frames))
+        if block != prepared:
+            slowest = _prepare(decay, frequency, power, fractions, window, block * LANES, poles, gains, factors)
+            prepared = block
+        state[:] = 0
+        waveform = waveforms[clip]
+        heard = edges[frames[first_frame, 0]]
+        ring_in[1] = max(0, heard - int(min(RING_IN / slowest, 2.0**40)))
+        while ring_in[1] < heard:
+            ring_in[0] = ring_in[1]
+            ring_in[1] = min(heard, ring_in[0] + _TILE)
+            _filter(poles, gains, state, waveform, ring_in, 0, 1, unheard, mix)
+        _filter(poles, gains, state, waveform, edges, frames[first_frame, 0], frames[last_frame - 1, 1], sums, mix)
+        for frame in range(first_frame, last_frame):
+            _pool(sums, frames[frame, 0], frames[frame, 1], factors, pooled, frame - first_frame)
+        for k in range(3):
+            into = maps[k]
+            for lane in range(min(LANES, filters - block * LANES)):
+                for frame in range(last_frame - first_frame):
+                    into[clip, block * LANES + lane, first_frame + frame] = pooled[frame, k, lane]

@@ -1,0 +1,78 @@
+"""The recursive filters on the CPU: shares the work among threads and calls the numba kernel."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.layers.gammatone import plan, response
+from course_lib.layers.gammatone.pooling import Pooling
+
+_log = logging.getLogger(__name__)
+_PIECE = 2**17  # samples of a clip that are filtered in one go
+_SHARES = 6  # that each thread would take if they were equally fast
+
+
+def energies(
+    waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor, order: int, pooling: Pooling
+) -> tuple[Tensor, ...]:
+    """`power` times the energies of float32 waveforms (batch, samples), and the derivatives by `decay` and `frequency`.
+
+    Each has the shape (batch, filters, frames). Uses `torch.get_num_threads()` threads; the result is the same, bit by
+    bit, for any number of them and for any batch around a clip.
+    """
+    clips, samples = waveforms.shape
+    edges, frames = plan.segments(samples, pooling)
+    blocks = -(-len(decay) // plan.LANES)
+    maps = tuple(torch.empty(clips, len(decay), len(frames)) for _ in range(3))
+    # Beside such a piece the time to ring in is short.
+    piece = 1 + int(max(_PIECE, 32 * plan.RING_IN / response.smallest(decay))) // pooling.hop
+    units = clips * blocks * -(-len(frames) // piece)
+    threads = max(1, min(torch.get_num_threads(), units))
+    arrays = (tensor.detach().contiguous().numpy() for tensor in (waveforms, decay, frequency, power))
+    work = functools.partial(
+        _kernel(order), *arrays, *plan.coefficients(order), edges, frames, pooling.window, piece,
+        tuple(map_.numpy() for map_ in maps),
+    )  # fmt: skip
+    # Small shares, taken as threads become free: a core that is busy elsewhere holds nobody up.
+    shares = min(units, _SHARES * threads) if threads > 1 else 1
+    bounds = [units * share // shares for share in range(shares + 1)] if units else []
+    waiting = iter(list(itertools.pairwise(bounds)))
+
+    def take_shares() -> None:
+        for begin, end in waiting:
+            work(begin, end)
+
+    if threads == 1:
+        take_shares()
+    else:
+        with ThreadPoolExecutor(threads - 1) as pool:
+            others = [pool.submit(take_shares) for _ in range(threads - 1)]
+            take_shares()
+        for other in others:
+            other.result()
+    return maps
+
+
+@functools.cache
+def _kernel(order: int) -> Callable[..., None]:
+    """The kernel, compiled for this order. numba is slow to import and to compile, so it waits for the first call."""
+    began = time.perf_counter()
+    from course_lib.layers.gammatone import numba_kernel
+
+    clip, filters, frames = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 2), np.int64)
+    maps = 3 * (np.zeros((0, 0, 0), np.float32),)
+    nothing = (clip, filters, filters, filters, *plan.coefficients(order), np.zeros(1, np.int64), frames, 1, 1, maps)
+    numba_kernel.run(*nothing, 0, 0)
+    seconds = time.perf_counter() - began
+    if seconds > 2:
+        _log.info("compiled the gammatone filters in %.1f s; they are kept on disk for the next time", seconds)
+    return numba_kernel.run

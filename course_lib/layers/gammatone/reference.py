@@ -1,0 +1,20 @@
+"""The plain way: convolve, square, average. Slow, but any device, any precision and any derivative."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from course_lib.layers.gammatone import response
+from course_lib.layers.gammatone.pooling import Pooling
+
+
+def energies(
+    waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor, order: int, pooling: Pooling
+) -> Tensor:
+    """`power` times the mean squared output (batch, filters, frames) of the filters on waveforms (batch, samples)."""
+    taps = min(response.length(decay, order), waveforms.shape[1])
+    kernels = response.impulse_response(decay, frequency, order, taps)
+    # conv1d correlates; reversed in time it convolves, and zeros in front make it causal.
+    outputs = functional.conv1d(functional.pad(waveforms[:, None], (taps - 1, 0)), kernels.flip(1)[:, None])
+    return power[:, None] * pooling.mean(outputs.square())

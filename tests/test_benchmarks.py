@@ -1,0 +1,81 @@
+"""Benchmarks in toy sizes: that they measure what they say, and keep it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from course_lib import figures, layers, recipes, settings
+from course_lib.__main__ import main
+from course_lib.benchmarks import gammatone
+from course_lib.benchmarks.timing import Timings, interleaved, peak_bytes, saved_bytes
+from course_lib.layers.augmentation import Augmentation
+
+
+def test_candidates_take_turns() -> None:
+    order: list[str] = []
+    timings = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert len(timings.seconds["a"]) == len(timings.seconds["b"]) == 3
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    timings = Timings({"fast": [1.0, 10.0, 2.0], "slow": [3.0, 30.0, 6.0]})
+    assert timings.ratio("slow", to="fast") == 3 and timings.median("slow") == 6
+
+
+def test_a_pause_takes_its_time() -> None:
+    timings = interleaved({"pause": lambda: time.sleep(0.02), "nothing": lambda: None}, rounds=2)
+    assert 0.02 <= timings.median("pause") < 1 and timings.ratio("pause", "nothing") > 10
+
+
+def test_memory() -> None:
+    values = torch.zeros(1000, requires_grad=True)
+    assert saved_bytes(lambda: values.exp()) == 4000
+    assert saved_bytes(lambda: values + 1) == 0
+    big = torch.zeros(100_000)
+    assert 800_000 <= peak_bytes(lambda: (big + 1) + (big + 2)) <= 1_300_000
+
+
+def test_the_published_layer_is_the_formula() -> None:
+    case = gammatone.Case(2, 300, 1000, 3)
+    plain, pooled = gammatone.PublishedLayer(case), gammatone.PooledConvolution(case)
+    waveforms = torch.randn(2, 300)
+    assert plain(waveforms).shape == (2, 3, 20)
+    sums, means = (layer(waveforms).double().exp() - 1e-16 for layer in (plain, pooled))
+    torch.testing.assert_close(sums, 25 * means, rtol=1e-3, atol=1e-19)
+    assert len(list(plain.parameters())) == 3
+
+
+def test_the_command_measures_and_writes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gammatone, "QUICK", gammatone.QUICK[:1])
+    monkeypatch.setitem(gammatone.CANDIDATES, "absent", (lambda case: nn.Identity(), "no_such_package"))
+    assert main(["benchmark", "gammatone", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "no_such_package is not installed" in said and "time grows with length to the power" in said
+    report = json.loads((settings.cache_folder() / "benchmarks" / "gammatone-cpu.json").read_text())
+    rows = {row["candidate"]: row for row in report["cases"][0]["rows"]}
+    assert rows[gammatone.OURS]["step_to_ours"] == 1
+    assert rows[gammatone.OURS]["saved_mb"] < rows[gammatone.PUBLISHED]["saved_mb"]
+    assert not list(settings.results_folder().iterdir())
+    figure = figures.benchmark(report, gammatone.OURS)
+    assert len(figure.axes) == 2
+
+
+def test_what_is_too_large_says_so() -> None:
+    assert "TFLOP" in str(gammatone._why_not(gammatone.PUBLISHED, gammatone.CASES[4]))
+    assert gammatone._why_not(gammatone.OURS, gammatone.CASES[4]) is None
+
+
+def test_augmentation_is_measured_against_its_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "augmentation", "--quick"]) == 0
+    assert "fsdd/sample_cnn, 4 clips: augmentation" in capsys.readouterr().out
+    (path,) = (settings.cache_folder() / "benchmarks").glob("augmentation-*.json")
+    for row in json.loads(path.read_text())["recipes"]:
+        random = [name for layer in recipes.load(row["recipe"]).model.front_end for name in layer]
+        assert set(row["layers_ms"]) == {name for name in random if issubclass(getattr(layers, name), Augmentation)}
+        assert all(row[key] > 0 for key in ("augmentation_ms", "forward_ms", "ratio"))
