@@ -1,4 +1,4 @@
-"""The command line: python -m course_lib data | run | table | notebooks."""
+"""The command line: python -m course_lib data | run | table | benchmark | notebooks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("name", help="a name from 'data list'")
     action.set_defaults(command=_data_check)
 
-    run = commands.add_parser("run", help="train and test a recipe, keeping the result under results/")
-    run.add_argument("recipe", help="such as fsdd/spectrogram_cnn, or the path of a .yaml file")
+    run = commands.add_parser("run", help="train and test recipes, keeping the results under results/")
+    run.add_argument("recipe", help="such as fsdd/spectrogram_cnn, the path of a .yaml file, or with --all a data set")
+    run.add_argument("--all", action="store_true", help="run whatever the recipes of a data set have no result of yet")
+    run.add_argument("--workers", type=int, metavar="N", help="with --all: trainings at a time (default: 1 a GPU)")
+    run.add_argument("--only", nargs="+", metavar="RECIPE", help="with --all: these recipes of the data set")
     run.add_argument("--seed", type=int, default=0, help="default: 0")
     run.add_argument("--protocol", help="one of the recipe's protocols (default: all of them)")
     run.add_argument("--fold", help="one fold of the protocol, such as a speaker's name (default: all)")
@@ -56,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--stand-in", action="store_true", help="results on stand-in data instead of real data")
     table.add_argument("--update", type=Path, metavar="FILE", help="write the table between the markers of FILE")
     table.set_defaults(command=_table)
+
+    benchmark = commands.add_parser("benchmark", help="measure speed and memory, keeping the result under results/")
+    benchmark.add_argument("name", choices=["augmentation", "gammatone"], help="what to measure")
+    benchmark.add_argument("--quick", action="store_true", help="toy sizes, to see that it works; nothing is kept")
+    benchmark.set_defaults(command=_benchmark)
 
     notebooks = commands.add_parser("notebooks", help="execute the lessons")
     notebooks.add_argument("lesson", nargs="*", help="such as 01 (default: all)")
@@ -96,26 +104,50 @@ def _data_check(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from course_lib import experiments, recipes
 
+    if options.all:
+        return _run_all(options)
     recipe = recipes.load(options.recipe)
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
         for result in experiments.run(recipe, options.seed, protocol, options.fold, options.keep_model):
             place = f"{result.recipe} {result.protocol} {result.fold} seed {result.seed}"
             print(f"{place}: accuracy {result.scores['accuracy']:.1%} of {result.test} ({result.source} data)")
+    return 0
 
 
-def _table(options: argparse.Namespace) -> None:
-    from course_lib import tables
+def _run_all(options: argparse.Namespace) -> int:
+    import torch
 
-    rows = tables.table(options.dataset, "stand-in" if options.stand_in else "real")
-    if options.update:
+    from course_lib import parallel
+
+    problems = parallel.run_missing(options.recipe, options.workers or max(1, torch.cuda.device_count()), options.only)
+    print("\n".join(problems) if problems else f"{options.recipe}: nothing is missing now", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from course_lib import experiments, recipes, tables
+
+    source = "stand-in" if options.stand_in else "real"
+    rows = tables.table(options.dataset, source)
+    damaged = [
+        path for name in recipes.names(options.dataset) for path in experiments.damaged(recipes.load(name), source)
+    ]
+    if options.update and not damaged:
         tables.update(options.update, options.dataset, rows)
     elif options.json:
         print(json.dumps(rows, indent=1))
-    else:
+    elif not options.update:
         print(tables.markdown(rows))
+    return 1 if damaged else 0
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from course_lib.benchmarks import augmentation, gammatone
+
+    {"augmentation": augmentation, "gammatone": gammatone}[options.name].run(options.quick)
 
 
 def _notebooks(options: argparse.Namespace) -> None:

@@ -236,6 +236,87 @@ def heat_over_images(images: Tensor, heats: Tensor, titles: Sequence[str], title
     return figure
 
 
+def in_noise(scores: pd.DataFrame, title: str) -> Figure:
+    """Accuracy in percent against the signal-to-noise ratio, a panel for each kind of noise, a line for each model.
+
+    `scores` is what `evaluation.accuracy_in_noise` returns.
+    """
+    kinds = [kind for kind in scores["noise"].unique() if kind != "none"]
+    figure, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), sharey=True, squeeze=False)
+    models = list(scores["model"].unique())
+    for place, kind in zip(axes[0], kinds, strict=True):
+        part = scores[scores["noise"] == kind].assign(percent=lambda table: 100 * table["accuracy"])
+        lines = {"hue": "model", "hue_order": models, "style": "model", "markers": True, "dashes": False}
+        sns.lineplot(part, x="snr", y="percent", **lines, legend=kind == kinds[-1], ax=place)
+        place.axhline(10, color="grey", linewidth=1, linestyle=":")
+        place.set(xlabel="signal-to-noise ratio (dB)", ylabel="accuracy (%)", title=kind, ylim=(0, 101))
+        place.invert_xaxis()
+    axes[0, -1].legend(title=None, fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def filters(responses: np.ndarray, sample_rate: int, title: str) -> Figure:
+    """Frequency responses (filters, frequencies), 0 Hz to Nyquist, as an image: filters sorted by their peak."""
+    order = np.argsort(responses.argmax(axis=1), kind="stable")
+    level = 20 * np.log10(np.maximum(responses / responses.max(axis=1, keepdims=True), 1e-3))
+    figure, axes = plt.subplots(figsize=(6, 4))
+    axes.grid(False)
+    extent = (0.5, len(responses) + 0.5, 0, sample_rate / 2)
+    mesh = axes.imshow(level[order].T, origin="lower", aspect="auto", extent=extent, cmap=IMAGE_COLOURS, vmin=-30)
+    axes.set(xlabel="filter, by frequency of its maximum", ylabel="frequency (Hz)", title=title)
+    figure.colorbar(mesh, ax=axes, label="gain (dB below the maximum)")
+    return figure
+
+
+def estimates(table: pd.DataFrame, title: str, chance: float | None = 10.0) -> Figure:
+    """Accuracies with intervals as dots and bars: columns name, mean, low and high (fractions); a row each, in order.
+
+    A column `protocol`, where there is one, colours the dots.
+    """
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * table["name"].nunique()))
+    names = list(table["name"].unique())
+    kinds = list(table["protocol"].unique()) if "protocol" in table else [None]
+    for number, kind in enumerate(kinds):
+        part = table if kind is None else table[table["protocol"] == kind]
+        height = np.array([names.index(name) for name in part["name"]]) + 0.18 * (number - (len(kinds) - 1) / 2)
+        mean = 100 * part["mean"]
+        reach = [mean - 100 * part["low"], 100 * part["high"] - mean]
+        axes.errorbar(mean, height, xerr=np.maximum(reach, 0), fmt="o", capsize=2, markersize=5, label=kind)
+    if chance is not None:
+        axes.axvline(chance, color="grey", linewidth=1, linestyle=":")
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy (%)", title=title, xlim=(0, 101))
+    axes.invert_yaxis()
+    if len(kinds) > 1:
+        axes.legend(title=None, fontsize="small", loc="lower left")
+    return figure
+
+
+def benchmark(report: Mapping[str, Any], ours: str) -> Figure:
+    """Time and kept memory of a training step, as multiples of those of `ours`: a group of bars for each case.
+
+    `report` is what `benchmarks.gammatone.run` returns or has written.
+    """
+    rows = [row | {"case": case["case"]} for case in report["cases"] for row in case["rows"] if "left_out" not in row]
+    table = pd.DataFrame(rows)
+    table = table[table["candidate"] != ours]
+    kept = {row["case"]: row["saved_mb"] for row in rows if row["candidate"] == ours}
+    table["memory"] = table["saved_mb"] / table["case"].map(kept).clip(lower=1e-3)
+    cases = list(dict.fromkeys(table["case"]))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.9 * len(cases)), sharey=True)
+    labels = {"step_to_ours": "time of a training step", "memory": "memory kept for the backward pass"}
+    for place, (column, label) in zip(axes, labels.items(), strict=True):
+        shown = table[table[column] > 0]
+        sns.barplot(
+            shown, y="case", x=column, hue="candidate", order=cases, hue_order=table["candidate"].unique(), ax=place
+        )
+        place.axvline(1, color="black", linewidth=1)
+        place.set(xscale="log", xlabel=f"{label} (times that of {ours})", ylabel="")
+    axes[1].get_legend().remove()
+    axes[0].legend(title=None, fontsize="x-small")
+    return figure
+
+
 def _plain_image(place: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> AxesImage:
     seconds = librosa.get_duration(path=Path(entry["path"]))
     place.grid(False)

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from course_lib import evaluation, experiments, recipes
-from course_lib.recipes import Recipe
+from course_lib.recipes import Protocol, Recipe
 
 
-def table(dataset: str, source: str = "real") -> list[dict[str, Any]]:
-    """One row a recipe and protocol that has a complete seed: accuracy as the mean over seeds, and how sure it is.
+def table(folder: str, source: str = "real") -> list[dict[str, Any]]:
+    """One row a recipe of a folder (fsdd) and protocol that has a complete seed: mean accuracy, and how sure it is.
 
-    `low` and `high` bound a 95 % bootstrap interval of that mean: over the test recordings for official, over the
-    speakers for leave_one_speaker_out. All accuracies are fractions.
+    `low` and `high` bound a 95 % bootstrap interval of that mean: over the speakers for leave_one_speaker_out, over
+    the test recordings for the other protocols. All accuracies are fractions.
 
     Notebook: 02_spoken_digits_cnn
     """
-    names = recipes.names(dataset)
-    if not names:
-        known = sorted({path.parent.name for path in recipes.FOLDER.glob("*/*.yaml")})
-        raise recipes.RecipeError(f"there are no recipes for {dataset!r}; known: {', '.join(known)}")
     rows = []
-    for name in names:
+    for name in recipes.names(folder):
         recipe = recipes.load(name)
         for protocol in recipe.protocols:
             by_seed: dict[int, list[experiments.Result]] = defaultdict(list)
-            for result in experiments.results(recipe, protocol, source):
+            for result in experiments.results(recipe, protocol, source, whole_seeds=True):
                 by_seed[result.seed].append(result)
-            complete = {seed: folds for seed, folds in by_seed.items() if len(folds) == folds[0].folds}
-            if complete:
-                rows.append(_row(recipe, protocol, source, complete))
+            if by_seed:
+                rows.append(_row(recipe, protocol, source, by_seed))
     return rows
 
 
@@ -48,6 +44,8 @@ def _row(recipe: Recipe, protocol: str, source: str, by_seed: dict[int, list[exp
     if protocol == "leave_one_speaker_out":
         counts = [sizes[group] for group in per_group]
         low, high = evaluation.interval(np.repeat(list(per_group.values()), counts), np.repeat(list(per_group), counts))
+    elif protocol in ("random", "origin"):
+        low, high = evaluation.interval(*_each_test(every))
     else:
         low, high = evaluation.interval(_mean_correct(every))
     return {
@@ -81,21 +79,49 @@ def _mean_correct(results: list[experiments.Result]) -> np.ndarray:
     return correct
 
 
+def _each_test(results: list[experiments.Result]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each test of a recording was right, for seeds that test different ones, and what belongs together.
+
+    Misses of one recording in several seeds are one group. A test that was right is a group of its own, for a result
+    names its misses only.
+    """
+    missed = [recording for result in results for recording in result.errors]
+    right = sum(result.test for result in results) - len(missed)
+    groups = [*missed, *(f"right {number}" for number in range(right))]
+    return np.repeat([0.0, 1.0], [len(missed), right]), np.array(groups)
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows of `table` as a Markdown table, accuracies in percent."""
-    lines = [
-        "| recipe | protocol | accuracy (95 % interval) | seeds | worst speaker | parameters | training | data |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        worst = min(row["per_group"], key=row["per_group"].get)
-        lines.append(
-            f"| {row['title']} (`{row['recipe']}`) | {row['protocol'].replace('_', ' ')} "
-            f"| {_percent(row['mean'])} ({_percent(row['low'])} to {_percent(row['high'])}) | {len(row['seeds'])} "
-            f"| {worst} {_percent(row['per_group'][worst])} | {row['parameters']:,} "
-            f"| {row['seconds']:.0f} s | {row['source']} |"
-        )
+    """The rows of `table` as a Markdown table: a line for each recipe, a column for each protocol, percent."""
+    protocols = [protocol for protocol in get_args(Protocol) if any(row["protocol"] == protocol for row in rows)]
+    heads = ["model (recipe)", "parameters", "training", *(_PROTOCOL_HEADS[protocol] for protocol in protocols), "data"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for recipe, found in groupby(rows, key=lambda row: row["recipe"]):
+        by_protocol = {row["protocol"]: row for row in found}
+        some = next(iter(by_protocol.values()))
+        cells = [_cell(by_protocol[protocol]) if protocol in by_protocol else "" for protocol in protocols]
+        about = [f"{some['title']} (`{recipe}`)", f"{some['parameters']:,}", f"{some['seconds']:.0f} s"]
+        lines.append(f"| {' | '.join([*about, *cells, some['source']])} |")
     return "\n".join(lines)
+
+
+_PROTOCOL_HEADS = {
+    "origin": "origin's split (leaky)",
+    "official": "official split",
+    "random": "random 90/10",
+    "leave_one_speaker_out": "leave one speaker out",
+}
+
+
+def _cell(row: dict[str, Any]) -> str:
+    seeds = len(row["seeds"])
+    text = (
+        f"{_percent(row['mean'])} ({_percent(row['low'])} to {_percent(row['high'])}), {seeds} seed{'s'[: seeds > 1]}"
+    )
+    if row["protocol"] == "leave_one_speaker_out":
+        worst = min(row["per_group"], key=row["per_group"].get)
+        text += f"; worst {worst} {_percent(row['per_group'][worst])}"
+    return text
 
 
 def update(file: Path, dataset: str, rows: list[dict[str, Any]]) -> None:

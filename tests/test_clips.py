@@ -23,7 +23,7 @@ from course_lib import audio
 from course_lib.audio import AudioError
 from course_lib.clips import Clips
 from course_lib.datasets import DatasetError, Recordings, decoded
-from course_lib.datasets.decoded import decode
+from course_lib.datasets.decoded import LONGEST_CLIP_S, decode
 from course_lib.settings import cache_folder
 
 RATE = 1000
@@ -72,6 +72,13 @@ def test_decoded_samples_are_those_of_the_files(noises: Recordings) -> None:
         np.testing.assert_array_equal(
             all_of_them.samples[all_of_them.offsets[row] : all_of_them.offsets[row + 1]], expected
         )
+
+
+def test_silence_as_long_as_the_longest_clip_ends_the_decoded_samples(noises: Recordings) -> None:
+    all_of_them = decode(noises, progress=False)
+    assert all_of_them.offsets[-1] == sum(LENGTHS)
+    assert len(all_of_them.samples) == sum(LENGTHS) + LONGEST_CLIP_S * RATE
+    assert not all_of_them.samples[sum(LENGTHS) :].any() and all_of_them.samples[sum(LENGTHS) - 1] != 0
 
 
 def test_recordings_at_another_rate_are_resampled(noises: Recordings) -> None:
@@ -261,6 +268,36 @@ def test_a_recording_without_hop_is_one_clip(noises: Recordings) -> None:
 def test_a_hop_gives_a_clip_for_as_long_as_one_fits(noises: Recordings) -> None:
     clips = cut(noises, 0.1, hop_seconds=0.05)
     assert torch.bincount(clips.recording).tolist() == [1, 1, 1, 1, 1, 4, 7]
+
+
+def test_a_clip_of_the_last_recording_may_be_the_longest_there_is(noises: Recordings) -> None:
+    clips = cut(noises, LONGEST_CLIP_S)
+    last = clips.batch(torch.tensor([6]))[0][0]
+    assert last.shape == (LONGEST_CLIP_S * RATE,) and not last[400:].any()
+    assert torch.equal(last[:400], audio.read(noises.table["path"][6]))
+    ends_with_a_single_sample = sounds(Path(noises.table["path"][0]).parent / "more", [5, 1])
+    (_, single), _ = cut(ends_with_a_single_sample, LONGEST_CLIP_S).batch(torch.arange(2))
+    assert single[0] != 0 and not single[1:].any()
+
+
+@pytest.mark.parametrize("seconds", [LONGEST_CLIP_S + 0.001, 1e9])
+def test_longer_clips_are_refused(noises: Recordings, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"from one sample to {LONGEST_CLIP_S} s, not"):
+        cut(noises, seconds)
+
+
+def test_a_batch_is_a_copy(noises: Recordings) -> None:
+    clips = cut(noises)
+    before = everything(clips)
+    clips.batch(torch.tensor([5, 6]))[0].fill_(7)
+    assert torch.equal(everything(clips), before)
+
+
+def test_joined_clips_may_run_beyond_the_end_of_the_first_audio(tmp_path: Path, noises: Recordings) -> None:
+    joined = cut(noises, 2.0) + cut(sounds(tmp_path / "more", [30], seed=1), 2.0)
+    waveforms = joined.batch(torch.tensor([6, 7]))[0]
+    assert torch.equal(waveforms[0, :400], audio.read(noises.table["path"][6])) and not waveforms[0, 400:].any()
+    assert (waveforms[1, :30] != 0).any() and not waveforms[1, 30:].any()
 
 
 @pytest.mark.parametrize(("seconds", "hop"), [(0.0, None), (0.0004, None), (-1, None), (0.1, 0.0), (0.1, 0.0001)])

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from course_lib import experiments, recipes, settings
+from course_lib import experiments, parallel, recipes, settings
 from course_lib.__main__ import main
 
 FORM = {
@@ -50,6 +51,7 @@ COMMANDS = [
     ["data", "check"],
     ["run"],
     ["table"],
+    ["benchmark"],
     ["notebooks"],
 ]
 
@@ -63,7 +65,17 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["data"], ["run"], ["table"], ["data", "fetch"], ["dance"], ["run", "x", "--seed", "one"]]
+    "command",
+    [
+        [],
+        ["data"],
+        ["run"],
+        ["table"],
+        ["data", "fetch"],
+        ["dance"],
+        ["run", "x", "--seed", "one"],
+        ["run", "x", "--workers", "few"],
+    ],
 )
 def test_a_command_that_is_not_complete_shows_how_it_is_used(
     command: list[str], capsys: pytest.CaptureFixture[str]
@@ -151,7 +163,8 @@ def test_a_recipe_that_cannot_be_run(
 
 
 def test_an_unknown_protocol_or_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "known: official, leave_one_speaker_out" in complaint(["run", str(toy), "--protocol", "x"], capsys)
+    known = "known: origin, official, random, leave_one_speaker_out"
+    assert known in complaint(["run", str(toy), "--protocol", "x"], capsys)
     options = ["--protocol", "leave_one_speaker_out", "--fold", "dora"]
     assert "it has ann, bob, cleo" in complaint(["run", str(toy), *options], capsys)
 
@@ -171,6 +184,74 @@ def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: 
 def test_run_runs_one_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(toy), "--protocol", "leave_one_speaker_out", "--fold", "bob"]) == 0
     assert capsys.readouterr().out.startswith("mine/toy leave_one_speaker_out bob seed 0: accuracy ")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What each call of `parallel.run_missing` got; it runs nothing and finds nothing wrong."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(parallel, "run_missing", lambda *given: calls.append(given) or [])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "workers", "only"),
+    [
+        ([], 0, 1, None),
+        ([], 3, 3, None),
+        (["--workers", "2"], 3, 2, None),
+        (["--workers", "2", "--only", "fsdd/crnn", "mine/toy.yaml"], 0, 2, ["fsdd/crnn", "mine/toy.yaml"]),
+    ],
+)
+def test_run_all_takes_a_worker_a_gpu_or_as_many_as_asked_for(
+    options: list[str],
+    gpus: int,
+    workers: int,
+    only: list[str] | None,
+    asked: list[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert main(["run", "fsdd", "--all", *options]) == 0
+    assert asked == [("fsdd", workers, only)]
+    assert "fsdd: nothing is missing now" in capsys.readouterr().err
+
+
+def test_run_all_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(parallel, "run_missing", lambda *_: ["one went wrong", "so did another"])
+    assert main(["run", "fsdd", "--all"]) == 1
+    assert capsys.readouterr().err == "one went wrong\nso did another\n"
+
+
+def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(toy)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in settings.results_folder().rglob("*.json")}
+    assert len(before) == 4
+    assert main(["run", "mine", "--all", "--only", str(toy)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in settings.results_folder().rglob("*.json")} == before
+    assert "mine: nothing is missing now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["run", "bats", "--all"], "RecipeError: there are no recipes for 'bats'; known: fsdd"),
+        (["run", "fsdd", "--all", "--only", "fsdd/nonesuch"], "RecipeError: there is no recipe fsdd/nonesuch; known: "),
+        (["run", "fsdd", "--all", "--workers", "-1"], "CourseError: workers is -1; at least one is needed"),
+    ],
+)
+def test_run_all_of_what_is_not_there(command: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(command, capsys).startswith(expected)
+
+
+def test_the_help_of_run_names_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    options = ["--all", "--workers N", "--only RECIPE", "--seed", "--protocol", "--fold", "--keep-model"]
+    assert all(option in said for option in options)
+    assert "with --all a data set" in said and "default: 1 a GPU" in said
 
 
 def test_a_damaged_result_is_named(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

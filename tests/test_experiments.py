@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def run(recipe: Recipe, **options: Any) -> list[Result]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """What is kept in a folder; the claims of processes at work are not."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(path.as_posix() for path in found if path.parts[0] != ".locks")
 
 
 class Fits(list[dict[str, Any]]):
@@ -77,29 +80,31 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
 
 
 @pytest.fixture(scope="module")
-def result_text(tmp_path_factory: pytest.TempPathFactory, fsdd_folder: Path) -> str:
-    """What the toy recipe leaves in its file."""
+def toy_files(tmp_path_factory: pytest.TempPathFactory, fsdd_folder: Path) -> dict[str, bytes]:
+    """What the toy recipe leaves in its files, by the ending of their names."""
     folder = tmp_path_factory.mktemp("toy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_DATA", str(fsdd_folder.parent))
         patch.setenv("COURSE_CACHE", str(folder / "cache"))
         patch.setenv("COURSE_RESULTS", str(folder / "results"))
         (result,) = run(toy())
-        return result.path.read_text()
+        return {ending: result.path.with_suffix(ending).read_bytes() for ending in (".json", ".npz")}
 
 
 @pytest.fixture
-def kept(result_text: str) -> Path:
-    """A result of the toy recipe in its place."""
+def kept(toy_files: dict[str, bytes]) -> Path:
+    """A result of the toy recipe in its place, with its predictions."""
     path = settings.results_folder() / "fsdd/toy/official/official-seed0.json"
     path.parent.mkdir(parents=True)
-    path.write_text(result_text)
+    for ending, content in toy_files.items():
+        path.with_suffix(ending).write_bytes(content)
     return path
 
 
 def test_the_official_protocol_keeps_one_result(recordings: Recordings) -> None:
     (result,) = run(toy())
-    assert files(settings.results_folder()) == ["fsdd/toy/official/official-seed0.json"]
+    place = "fsdd/toy/official/official-seed0"
+    assert files(settings.results_folder()) == [f"{place}.json", f"{place}.npz"]
     assert result.path == settings.results_folder() / "fsdd/toy/official/official-seed0.json"
     assert experiments.read(result.path) == result
     assert (result.recipe, result.recipe_hash) == ("fsdd/toy", toy().hash)
@@ -135,8 +140,21 @@ def test_leaving_one_speaker_out_keeps_a_result_each() -> None:
     assert all((result.folds, result.train, result.test, result.seed) == (3, 160, 80, 4) for result in found)
     assert all(list(result.per_group) == [result.fold] for result in found)
     folder = settings.results_folder() / "fsdd/toy/leave_one_speaker_out"
-    assert files(folder) == [f"{name}-seed4.json" for name in SPEAKERS]
+    assert files(folder) == [f"{name}-seed4.{ending}" for name in SPEAKERS for ending in ("json", "npz")]
     assert experiments.results(toy(), "leave_one_speaker_out") == found
+
+
+def test_results_of_whole_seeds_alone(kept: Path) -> None:
+    whole = experiments.read(kept)
+    folder = settings.results_folder() / "fsdd/toy/leave_one_speaker_out"
+    for seed, speakers in ((0, SPEAKERS), (1, SPEAKERS[:2])):
+        for name in speakers:
+            one = replace(whole, protocol="leave_one_speaker_out", fold=name, folds=3, seed=seed)
+            experiments.write_json(folder / f"{name}-seed{seed}.json", asdict(one))
+    seeds = [result.seed for result in experiments.results(toy(), "leave_one_speaker_out", whole_seeds=True)]
+    assert seeds == [0, 0, 0]
+    assert len(experiments.results(toy(), "leave_one_speaker_out")) == 5
+    assert experiments.results(toy(), "official", whole_seeds=True) == [whole]
 
 
 def test_one_fold_alone(fits: Fits) -> None:
@@ -180,6 +198,7 @@ def test_an_interrupted_run_goes_on(fits: Fits) -> None:
     recipe = with_training(epochs=3)
     (straight,) = run(recipe)
     straight.path.unlink()
+    straight.path.with_suffix(".npz").unlink()
     fits.stop_after = 2
     with pytest.raises(KeyboardInterrupt):
         run(recipe)
@@ -266,8 +285,8 @@ def test_a_model_that_cannot_be_built_is_refused_before_training(fits: Fits) -> 
 
 
 def test_unknown_protocols_and_folds_are_answered_with_the_known_ones(fits: Fits) -> None:
-    with pytest.raises(RecipeError, match="official, leave_one_speaker_out"):
-        run(toy(), protocol="random")
+    with pytest.raises(RecipeError, match="origin, official, random, leave_one_speaker_out"):
+        run(toy(), protocol="by_heart")
     with pytest.raises(RecipeError, match="no fold 'dora'; it has ann, bob, cleo"):
         run(toy(), protocol="leave_one_speaker_out", fold="dora")
     assert fits == []
@@ -280,6 +299,15 @@ def test_kept_weights_are_those_that_were_tested(recordings: Recordings) -> None
     predicted = evaluation.predict(model, tested).argmax(dim=1)
     assert evaluation.confusion_matrix(tested.labels, predicted, 10).tolist() == result.confusion
     assert not model.training
+
+
+def test_weights_that_were_not_kept_are_trained_once_more(fits: Fits) -> None:
+    (first,) = run(toy())
+    assert run(toy()) == [first] and len(fits) == 1
+    (second,) = run(toy(), keep_model=True)
+    assert replace(second, seconds=0) == replace(first, seconds=0) and len(fits) == 2
+    assert experiments.load_model(toy(), "official", "official") is not None
+    assert run(toy(), keep_model=True) == [second] and len(fits) == 2
 
 
 def test_weights_of_another_version_are_not_loaded() -> None:
@@ -301,12 +329,33 @@ def test_weights_of_another_version_are_not_loaded() -> None:
         lambda text: json.dumps(json.loads(text) | {"mood": "good"}),
     ],
 )
-def test_a_damaged_result_is_refused_by_name(damage: Callable[[str], str], kept: Path, fits: Fits) -> None:
+def test_a_damaged_result_is_named_and_never_used(
+    damage: Callable[[str], str], kept: Path, fits: Fits, caplog: pytest.LogCaptureFixture
+) -> None:
     kept.write_text(damage(kept.read_text()))
-    for use in (lambda: experiments.read(kept), lambda: experiments.results(toy(), "official"), lambda: run(toy())):
-        with pytest.raises(ResultError, match=r"official-seed0\.json is damaged .*delete it"):
+    message = r"official-seed0\.json is damaged .*delete it"
+    for use in (lambda: experiments.read(kept), lambda: run(toy())):
+        with pytest.raises(ResultError, match=message):
             use()
     assert fits == []
+    assert experiments.results(toy(), "official") == []
+    (warning,) = caplog.records
+    assert re.search(message, warning.getMessage()) and str(kept) in warning.getMessage()
+
+
+def test_damaged_results_are_listed_and_the_others_stay(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert experiments.damaged(toy()) == []
+    whole = experiments.read(kept)
+    broken = [kept.with_name("official-seed1.json"), kept.parent.parent / "leave_one_speaker_out/ann-seed0.json"]
+    for path in broken:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{")
+    kept.with_name(".official-seed2.json-x1y2").write_text("{")  # half written by a process that was killed
+    assert experiments.results(toy(), "official") == [whole]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert experiments.damaged(toy()) == broken
+    assert experiments.damaged(toy(), "stand-in") == []
+    assert experiments.damaged(toy(protocols={"official": 1})) == broken[:1]
 
 
 def test_a_result_that_is_no_text_is_refused_by_name(kept: Path) -> None:
@@ -315,18 +364,26 @@ def test_a_result_that_is_no_text_is_refused_by_name(kept: Path) -> None:
         experiments.read(kept)
 
 
-def test_a_full_disk_leaves_no_result_and_keeps_the_training(fits: Fits, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(content: Any, file: Any, **_: Any) -> None:
-        file.write("{")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(("ending", "left"), [("npz", []), ("json", ["fsdd/toy/official/official-seed0.npz"])])
+def test_a_full_disk_leaves_no_result_and_keeps_the_training(
+    ending: str, left: list[str], fits: Fits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_really = os.replace
+
+    def full(source: str, target: Path) -> None:
+        if target.name == f"official-seed0.{ending}":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_really(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(json, "dump", full)
-        with pytest.raises(ResultError, match=r"official-seed0\.json.*No space left"):
+        patch.setattr(os, "replace", full)
+        with pytest.raises(ResultError, match=rf"official-seed0\.{ending}.*No space left"):
             run(toy())
-    assert files(settings.results_folder()) == []
-    run(toy())
+    assert files(settings.results_folder()) == left
+    assert experiments.results(toy(), "official") == []
+    (result,) = run(toy())
     assert [call["epochs"] for call in fits] == [1, 0]
+    assert len(experiments.predictions(result)) == 150
 
 
 def test_a_full_disk_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

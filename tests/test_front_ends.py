@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import librosa
 import numpy as np
 import pytest
@@ -13,15 +15,28 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from course_lib.layers import MFCC, LogMel, LogSpectrogram
+from course_lib.layers import MFCC, LogMel, LogSpectrogram, PowerSpectrogram
 from course_lib.layers.spectrogram import FrontEnd
 
 RATE = 8000
-SHAPES = {"spectrogram": (64, 64), "mel": (40, 32), "mfcc": (13, 32)}  # of clips of 4000 samples
+MAKE: dict[str, Callable[[], FrontEnd]] = {
+    "spectrogram": LogSpectrogram,
+    "power": PowerSpectrogram,
+    "log power": lambda: PowerSpectrogram(log=True),
+    "mel": lambda: LogMel(RATE),
+    "mfcc": lambda: MFCC(RATE),
+}
+SHAPES = {  # of clips of 4000 samples
+    "spectrogram": (64, 64),
+    "power": (129, 17),
+    "log power": (129, 17),
+    "mel": (40, 32),
+    "mfcc": (13, 32),
+}
 
 
 def make(name: str) -> FrontEnd:
-    return {"spectrogram": LogSpectrogram, "mel": lambda: LogMel(RATE), "mfcc": lambda: MFCC(RATE)}[name]()
+    return MAKE[name]()
 
 
 every = pytest.mark.parametrize("name", SHAPES)
@@ -101,6 +116,31 @@ def test_log_spectrogram_is_that_of_scipy(n_fft: int, hop: int) -> None:
         np.testing.assert_allclose(layer(waveform)[0].numpy() * 2 + 0.25, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("n_fft", [256, 64, 200, 15])
+def test_the_power_spectrogram_is_that_of_scipy(n_fft: int) -> None:
+    for waveform in (word(), noises(1, 3001) + 0.3):
+        _, _, power = scipy.signal.spectrogram(waveform[0].double().numpy(), RATE, nperseg=n_fft)
+        image = PowerSpectrogram(n_fft)(waveform)[0].numpy()
+        assert image.shape == power.shape
+        np.testing.assert_allclose(image, power / power.max(), atol=1e-6)
+        # A clip that is loud enough for the floor of the logarithm to lie below top_db.
+        level = in_decibels(power * RATE * np.square(scipy.signal.get_window(("tukey", 0.25), n_fft)).sum(), 80)
+        image = PowerSpectrogram(n_fft, log=True)(waveform)[0].numpy()
+        np.testing.assert_allclose(image, 1 + (level - level.max()) / 80, atol=1e-3)
+
+
+def test_the_power_spectrogram_with_scipys_own_defaults() -> None:
+    waveform = word(5000)
+    _, _, power = scipy.signal.spectrogram(waveform[0].double().numpy(), RATE)
+    np.testing.assert_allclose(PowerSpectrogram()(waveform)[0].numpy(), power / power.max(), atol=1e-6)
+
+
+@given(st.integers(8, 300), st.integers(0, 2000))
+def test_the_size_of_a_power_spectrogram_is_known_beforehand(n_fft: int, more: int) -> None:
+    layer = PowerSpectrogram(n_fft)
+    assert layer(noises(1, n_fft + more)).shape[1:] == layer.image_size(n_fft + more)
+
+
 def test_an_image_of_another_size_is_the_resized_spectrogram() -> None:
     waveform = word(4096)
     whole = LogSpectrogram(image_size=(129, 31), mean=0, std=1)(waveform)
@@ -142,7 +182,7 @@ def test_sizes_that_one_asks_for() -> None:
 @every
 def test_the_shortest_clip_and_one_that_is_too_short(name: str) -> None:
     layer = make(name)
-    assert layer.shortest == {"spectrogram": 256}.get(name, 129)
+    assert layer.shortest == (129 if name in ("mel", "mfcc") else 256)
     assert layer(noises(2, layer.shortest)).isfinite().all()
     for samples in (layer.shortest - 1, 1, 0):
         with pytest.raises(ValueError, match=f"{samples} samples is too short; this layer needs {layer.shortest}"):
@@ -279,6 +319,22 @@ def test_nothing_lies_further_below_the_maximum_than_asked_for(top_db: float) ->
     loud = word(4000)
     level = LogMel(RATE, top_db=top_db)(torch.cat([loud, 1e-2 * loud]))
     torch.testing.assert_close(level.amax(dim=(1, 2)) - level.amin(dim=(1, 2)), torch.full((2,), top_db))
+
+
+def test_power_is_relative_to_the_loudest_place_of_its_clip() -> None:
+    waveforms = noises()
+    for top_db in (20.0, 60.0):
+        power = PowerSpectrogram()(torch.cat([waveforms, 1e-2 * waveforms]))
+        torch.testing.assert_close(power.amax(dim=(1, 2)), torch.ones(6))
+        torch.testing.assert_close(power[3:], power[:3], atol=1e-5, rtol=1e-4)
+        assert power.min() >= 0
+        level = PowerSpectrogram(log=True, top_db=top_db)(waveforms)
+        torch.testing.assert_close(level, 1 + (10 * power[:3].log10()).clamp(min=-top_db) / top_db)
+
+
+def test_silence_is_nothing_in_a_power_spectrogram_and_even_in_decibels() -> None:
+    assert torch.equal(PowerSpectrogram()(torch.zeros(2, 800)), torch.zeros(2, 129, 3))
+    assert torch.equal(PowerSpectrogram(log=True)(torch.zeros(2, 800)), torch.ones(2, 129, 3))
 
 
 def test_a_picture_spans_black_to_white() -> None:

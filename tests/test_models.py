@@ -1,50 +1,136 @@
-"""The spectrogram CNN is the published network, and takes any batch."""
+"""Every network maps any batch of waveforms to logits; each has the size it is said to have."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from course_lib.models import SpectrogramCNN
+from course_lib import models
+from course_lib.models import (
+    CRNN,
+    LogMelCNN,
+    PowerSpectrogramCNN,
+    SampleCNN,
+    SpectrogramCNN,
+    StridedSampleCNN,
+)
+
+SAMPLES = 2300
+MAKE: dict[str, Callable[..., nn.Module]] = {
+    "CRNN": lambda n_classes=10: CRNN(n_classes, 20, (8, 16), 16),
+    "LogMelCNN": LogMelCNN,
+    "PowerSpectrogramCNN": lambda n_classes=10: PowerSpectrogramCNN(n_classes, SAMPLES),
+    "SampleCNN": lambda n_classes=10: SampleCNN(n_classes, SAMPLES, width=8),
+    "SpectrogramCNN": SpectrogramCNN,
+    "StridedSampleCNN": lambda n_classes=10: StridedSampleCNN(n_classes, SAMPLES, stride=64, dropout=0.2),
+}
+every = pytest.mark.parametrize("name", MAKE)
 
 
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.fixture
-def model() -> SpectrogramCNN:
+def made(name: str, n_classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
-    return SpectrogramCNN().eval()
+    return MAKE[name](n_classes=n_classes).eval()
 
 
-def test_it_has_the_published_number_of_parameters(model: SpectrogramCNN) -> None:
-    assert parameters(model) == 84_682
-    assert parameters(SpectrogramCNN(n_classes=2)) == 84_682 - 8 * 1601
+def tones(clips: int) -> tuple[Tensor, Tensor]:
+    """Waveforms of a low, a middle or a high tone (classes 0, 1, 2), each with a phase of its own and some noise."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(clips) % 3
+    phase = 6.28 * torch.rand(clips, 1, generator=random)
+    waveforms = torch.sin((0.2 + 0.5 * labels[:, None]) * torch.arange(SAMPLES) + phase)
+    return 0.3 * waveforms + 0.01 * torch.randn(clips, SAMPLES, generator=random), labels
 
 
+# All of them
+
+
+def test_no_network_is_forgotten_here() -> None:
+    assert set(MAKE) == set(models.__all__)
+
+
+@every
 @pytest.mark.parametrize("batch", [0, 1, 3])
-@pytest.mark.parametrize("samples", [256, 1000, 18_400])
-def test_waveforms_become_logits(model: SpectrogramCNN, batch: int, samples: int) -> None:
-    waveforms = torch.randn(batch, samples)
-    logits = model(waveforms)
-    assert logits.shape == (batch, 10) and logits.isfinite().all()
-    assert model.embed(waveforms).shape == (batch, 1600)
+def test_waveforms_become_logits(name: str, batch: int) -> None:
+    model = made(name, 4)
+    with torch.no_grad():
+        logits = model(torch.randn(batch, SAMPLES) / 10)
+    assert logits.shape == (batch, 4) and logits.dtype == torch.float32 and logits.isfinite().all()
 
 
-def test_the_logits_are_a_linear_map_of_the_features(model: SpectrogramCNN) -> None:
-    waveforms = torch.randn(2, 800)
+@every
+def test_evaluation_repeats_and_clips_do_not_influence_each_other(name: str) -> None:
+    model, waveforms = made(name), torch.randn(4, SAMPLES) / 10
+    with torch.no_grad():
+        logits = model(waveforms)
+        assert torch.equal(model(waveforms), logits)
+        torch.testing.assert_close(model(waveforms[2:3]), logits[2:3], rtol=1e-4, atol=1e-5)
+    assert len(torch.unique(logits, dim=0)) == 4
+
+
+@every
+def test_silence_has_finite_logits(name: str) -> None:
+    with torch.no_grad():
+        assert made(name)(torch.zeros(1, SAMPLES)).isfinite().all()
+
+
+@every
+@pytest.mark.parametrize("waveforms", [torch.zeros(1, 100), torch.zeros(SAMPLES), torch.zeros(1, SAMPLES).short()])
+def test_what_is_no_batch_of_waveforms_is_refused(name: str, waveforms: Tensor) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        made(name)(waveforms)
+
+
+@every
+def test_every_parameter_learns(name: str) -> None:
+    model, (waveforms, labels) = made(name).train(), tones(6)
+    functional.cross_entropy(model(waveforms), labels).backward()
+    for found, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), found
+
+
+@every
+def test_three_tones_are_learnt_in_a_few_steps(name: str) -> None:
+    model, (waveforms, labels) = made(name, 3).train(), tones(12)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = functional.cross_entropy(model(waveforms), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if losses[-1] < 0.4 * losses[0]:
+            break
+    assert losses[-1] < 0.4 * losses[0], losses
+
+
+@pytest.mark.parametrize("name", [name for name in MAKE if name != "StridedSampleCNN"])
+def test_the_logits_are_made_of_the_features(name: str) -> None:
+    model, waveforms = made(name), torch.randn(2, SAMPLES) / 10
     torch.testing.assert_close(model(waveforms), model.classify(model.embed(waveforms)))
 
 
-def test_clips_do_not_influence_each_other(model: SpectrogramCNN) -> None:
-    waveforms = torch.randn(4, 800)
-    torch.testing.assert_close(model(waveforms)[2:3], model(waveforms[2:3]), rtol=1e-4, atol=1e-5)
+# The spectrogram CNN
 
 
-def test_silence_has_finite_logits(model: SpectrogramCNN) -> None:
-    assert model(torch.zeros(1, 800)).isfinite().all()
+def test_the_spectrogram_cnn_has_the_published_number_of_parameters() -> None:
+    assert parameters(SpectrogramCNN()) == 84_682
+    assert parameters(SpectrogramCNN(n_classes=2)) == 84_682 - 8 * 1601
+
+
+@pytest.mark.parametrize("samples", [256, 1000, 18_400])
+def test_the_spectrogram_cnn_takes_clips_of_any_length(samples: int) -> None:
+    model, waveforms = made("SpectrogramCNN"), torch.randn(2, samples)
+    assert model(waveforms).shape == (2, 10)
+    assert model.embed(waveforms).shape == (2, 1600)
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -66,12 +152,68 @@ def test_a_front_end_of_ones_own() -> None:
     assert parameters(model) == parameters(SpectrogramCNN(5))
 
 
-@pytest.mark.parametrize("waveforms", [torch.zeros(1, 100), torch.zeros(800), torch.zeros(1, 800, dtype=torch.int16)])
-def test_what_is_no_batch_of_waveforms_is_refused(model: SpectrogramCNN, waveforms: Tensor) -> None:
-    with pytest.raises(ValueError, match="samples"):
-        model(waveforms)
+# The convolutional recurrent network
 
 
-def test_every_parameter_learns(model: SpectrogramCNN) -> None:
-    model.train()(torch.randn(4, 800)).square().sum().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+def crnn_parameters(n_mels: int, channels: tuple[int, ...], hidden: int, classes: int) -> int:
+    convolutions = sum(9 * one * other + 2 * other for one, other in zip((1, *channels), channels, strict=False))
+    inputs = channels[-1] * (n_mels // 2 ** len(channels))
+    one_way = 3 * hidden * (inputs + hidden + 2)  # three gates, each with two biases a unit
+    return convolutions + 2 * one_way + (4 * hidden + 1) * classes
+
+
+def test_the_crnn_counted_by_hand() -> None:
+    assert parameters(CRNN()) == crnn_parameters(40, (16, 32, 64), 64, 10)
+    assert parameters(CRNN(4, 32, (8, 12), 6)) == crnn_parameters(32, (8, 12), 6, 4)
+
+
+@pytest.mark.parametrize("samples", [1000, 8000])
+def test_the_crnn_takes_clips_of_any_length(samples: int) -> None:
+    model = CRNN(3).eval()
+    assert model.embed(torch.randn(2, samples)).shape == (2, 256)
+    assert model(torch.randn(2, samples)).shape == (2, 3)
+
+
+def test_the_crnn_hears_the_order_of_sounds_and_hears_in_both_directions() -> None:
+    torch.manual_seed(0)
+    model = CRNN(n_mels=16, channels=(4, 4), hidden=5, front_end=nn.Unflatten(1, (16, 24))).eval()
+    images = torch.randn(1, 16, 24)
+    with torch.no_grad():
+        there, back = (model.embed(image.flatten(1)) for image in (images, images.flip(2)))
+        assert not torch.allclose(there, back, atol=1e-3)
+        model.recurrent.weight_ih_l0_reverse.zero_()
+        assert not torch.allclose(model.embed(images.flatten(1)), there, atol=1e-3)
+
+
+# The power-spectrogram CNN
+
+
+def test_the_power_spectrogram_cnn_counted_by_hand() -> None:
+    # 129 x 22 images of 5000 samples: 127 x 20, 63 x 10, 61 x 8, 30 x 4.
+    convolutions = (9 + 1 + 2) * 32 + (9 * 32 + 1 + 2) * 64
+    assert parameters(PowerSpectrogramCNN()) == convolutions + (64 * 30 * 4 + 1) * 128 + (128 + 1) * 10
+    assert parameters(PowerSpectrogramCNN(2, SAMPLES)) == convolutions + (64 * 30 * 1 + 1) * 128 + (128 + 1) * 2
+
+
+@pytest.mark.parametrize(("slow", "moved", "epsilon"), [(True, 0.01, 1e-3), (False, 0.1, 1e-5)])
+def test_slow_batch_normalisation_moves_by_a_hundredth(slow: bool, moved: float, epsilon: float) -> None:
+    model = PowerSpectrogramCNN(2, SAMPLES, slow_batch_norm=slow).train()
+    first, normalise = model.features[0], model.features[1]
+    waveforms = torch.randn(3, SAMPLES)
+    model(waveforms)
+    mean = first(model.front_end(waveforms)[:, None]).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(normalise.running_mean, moved * mean, rtol=1e-3, atol=1e-6)
+    assert [(layer.momentum, layer.eps) for layer in (normalise, model.features[5])] == [(moved, epsilon)] * 2
+
+
+def test_with_log_it_sees_decibels() -> None:
+    assert PowerSpectrogramCNN(clip_samples=SAMPLES).front_end.log
+    assert not PowerSpectrogramCNN(clip_samples=SAMPLES, log=False).front_end.log
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_clip_of_which_nothing_is_left_is_refused_when_it_is_built_or_tried() -> None:
+    for samples in (256, 1000, 2000, 2271):
+        with pytest.raises((ValueError, RuntimeError)):
+            PowerSpectrogramCNN(clip_samples=samples).eval()(torch.zeros(1, samples))
+    assert PowerSpectrogramCNN(clip_samples=2272).eval()(torch.zeros(1, 2272)).shape == (1, 10)

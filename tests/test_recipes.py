@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 from course_lib import recipes
 from course_lib.datasets import ENTRIES
-from course_lib.recipes import RecipeError
+from course_lib.recipes import Ensemble, Recipe, RecipeError
 
 FORM = {
     "title": "Toy",
@@ -21,7 +23,9 @@ FORM = {
     "model": {"name": "SpectrogramCNN", "settings": {"dropout": 0.1}},
     "training": {"epochs": 1},
 }
-SHIPPED = [name for dataset in ENTRIES for name in recipes.names(dataset)]
+TOGETHER = {"title": "Together", "dataset": "fsdd", "protocols": {"official": 1}}
+FOLDERS = sorted({path.parent.name for path in recipes.FOLDER.glob("*/*.yaml")})
+SHIPPED = [name for folder in FOLDERS for name in recipes.names(folder)]
 
 
 @pytest.fixture
@@ -43,16 +47,24 @@ def front_end(*given: Any) -> dict[str, Any]:
 
 
 def test_there_are_recipes() -> None:
-    assert "fsdd/spectrogram_cnn" in SHIPPED
-    assert recipes.names("no such data set") == []
+    assert {"fsdd/spectrogram_cnn", "fsdd_mistakes/logits"} <= set(SHIPPED)
+    assert set(ENTRIES) <= set(FOLDERS)
+    with pytest.raises(RecipeError, match="there are no recipes for 'bats'; known: fsdd, fsdd_mistakes"):
+        recipes.names("bats")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_loads_and_builds(name: str) -> None:
     recipe = recipes.load(name)
     assert recipe.name == name
-    assert recipe.dataset == name.split("/")[0]
+    assert recipe.dataset == name.split("/")[0].split("_")[0]
     entry = ENTRIES[recipe.dataset]
+    if isinstance(recipe, Ensemble):  # its members are shipped and built as recipes of their own
+        assert [member.name for member in recipe.recipes] == list(recipe.members)
+        assert set(recipe.members) <= set(SHIPPED)
+        for protocol, seeds in recipe.protocols.items():
+            assert all(member.protocols.get(protocol, 0) >= seeds for member in recipe.recipes)
+        return
     model = recipe.model.build(len(entry.class_counts)).eval()
     with torch.no_grad():
         logits = model(torch.randn(2, round(recipe.clip.seconds * entry.sample_rate)))
@@ -138,7 +150,9 @@ def test_an_unknown_key_is_named_with_those_allowed(changes: dict[str, Any], key
         ({"validation": {"fraction": 0.1, "by": "class"}}, ["validation.by", "recording", "group"]),
         ({"protocols": {}}, ["protocols", "at least 1"]),
         ({"protocols": {"official": 0}}, ["protocols", "at least 1"]),
-        ({"protocols": {"random": 2}}, ["protocols", "official", "leave_one_speaker_out"]),
+        ({"protocols": {"by_heart": 2}}, ["protocols", "origin", "official", "random", "leave_one_speaker_out"]),
+        ({"training": {"l1_penalty": -1}}, ["training.l1_penalty", "greater than or equal to 0"]),
+        ({"clip": {"seconds": 60.1}}, ["clip.seconds", "less than or equal to 60"]),
         ({"training": {"keep": "best"}}, ["keep", "validation"]),
         ({"training": {"extra_per_epoch": 5}}, ["extra_voices"]),
         ({"extra_voices": {"speakers": 5}}, ["extra_per_epoch"]),
@@ -195,6 +209,7 @@ CHANGES = [
     front_end({"LogSpectrogram": {}}),
     {"training": {"epochs": 2}},
     {"training": {"epochs": 1, "learning_rate": 0.002}},
+    {"training": {"epochs": 1, "l1_penalty": 0.002}},
     {"validation": {"fraction": 0.1}},
     {"training": {"epochs": 1, "extra_per_epoch": 5}, "extra_voices": {"speakers": 5}},
     {"dataset": "another"},
@@ -212,6 +227,7 @@ def test_the_hash_changes_with_all_that_can_change_a_score(toy: Path) -> None:
     [
         {"title": "Another title"},
         {"protocols": {"leave_one_speaker_out": 1, "official": 5}},
+        {"training": {"epochs": 1, "l1_penalty": 0.0}},
         {"training": {"epochs": 1, "keep": "last", "optimizer": "adam"}},  # the defaults, written out
     ],
 )
@@ -225,3 +241,82 @@ def test_the_hash_does_not_change_with_what_cannot(changes: dict[str, Any], toy:
 def test_a_recipe_cannot_be_changed(toy: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         recipes.load(write(toy)).training = None
+
+
+def test_a_setting_of_later_date_leaves_the_hashes_of_earlier_results_as_they_were() -> None:
+    form = recipes.load("fsdd/spectrogram_cnn").model_dump(mode="json", exclude={"name", "title", "protocols"})
+    del form["training"]["l1_penalty"]
+    expected = hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
+    assert recipes.load("fsdd/spectrogram_cnn").hash == expected
+
+
+# Several recipes together
+
+
+@pytest.fixture
+def members(toy: Path) -> list[str]:
+    """The paths of two recipes."""
+    return [
+        str(write(toy.with_name("one.yaml"))),
+        str(write(toy.with_name("other.yaml"), clip={"seconds": 0.2})),
+    ]
+
+
+def together(path: Path, members: list[str], changes: dict[str, Any] | None = None) -> Path:
+    path.write_text(yaml.safe_dump(TOGETHER | {"members": members} | (changes or {}), sort_keys=False))
+    return path
+
+
+def test_a_file_with_members_is_an_ensemble_of_their_recipes(toy: Path, members: list[str]) -> None:
+    ensemble = recipes.load(together(toy, members))
+    assert isinstance(ensemble, Ensemble)
+    assert (ensemble.name, ensemble.title, ensemble.protocols) == ("mine/toy", "Together", {"official": 1})
+    assert ensemble.recipes == [recipes.load(member) for member in members]
+    assert all(type(member) is Recipe for member in ensemble.recipes)
+
+
+def test_the_hash_of_an_ensemble_changes_with_that_of_a_member(toy: Path, members: list[str]) -> None:
+    before = recipes.load(together(toy, members)).hash
+    assert len(before) == 8 and int(before, 16) >= 0
+    assert recipes.load(together(toy, members, {"title": "Another", "protocols": {"random": 3}})).hash == before
+    write(Path(members[1]), clip={"seconds": 0.2}, title="Another title")
+    assert recipes.load(toy).hash == before
+    write(Path(members[1]), clip={"seconds": 0.3})
+    changed = recipes.load(toy).hash
+    third = str(write(toy.with_name("third.yaml"), clip={"seconds": 0.4}))
+    assert len({before, changed, recipes.load(together(toy, [*members, third])).hash}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"members": ["fsdd/crnn"]}, ["members", "at least 2"]),
+        ({"members": []}, ["members", "at least 2"]),
+        ({"members": "fsdd/crnn"}, ["members"]),
+        ({"clip": {"seconds": 1}}, ["clip: unknown key", "title, dataset, protocols, members"]),
+        ({"protocols": {"official": 0}}, ["protocols", "at least 1"]),
+        ({"protocols": {"by_heart": 1}}, ["protocols", "official"]),
+    ],
+)
+def test_an_ensemble_that_cannot_be_run_is_refused(
+    changes: dict[str, Any], parts: list[str], toy: Path, members: list[str]
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(together(toy, members, changes))
+    assert all(part in str(caught.value) for part in ["toy.yaml", *parts]), str(caught.value)
+
+
+def test_members_that_cannot_be_are_named(toy: Path, members: list[str]) -> None:
+    stranger = str(write(toy.with_name("stranger.yaml"), dataset="another"))
+    inner = str(together(toy.with_name("inner.yaml"), members))
+    cases = {"fsdd/nonesuch": "no recipe fsdd/nonesuch; known: ", stranger: "mine/stranger", inner: "mine/inner"}
+    for member, said in cases.items():
+        ensemble = recipes.load(together(toy, [members[0], member]))
+        for name in ("recipes", "hash"):
+            with pytest.raises(RecipeError, match=said):
+                getattr(ensemble, name)
+
+
+def test_an_ensemble_is_no_member_of_itself(toy: Path, members: list[str]) -> None:
+    with pytest.raises(RecipeError, match="mine/toy"):
+        _ = recipes.load(together(toy, [members[0], str(toy)])).hash

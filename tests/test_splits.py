@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib.datasets import DatasetError, Recordings, splits
+from course_lib.datasets import DatasetError, Recordings, fsdd, splits
 from course_lib.datasets.splits import Split
 
 seeds = st.integers(0, 2**32 - 1)
@@ -61,7 +61,44 @@ def test_a_random_split_depends_on_its_seed_alone(recordings: Recordings) -> Non
     first, again, other = (splits.random(recordings, 0.2, seed) for seed in (1, 1, 2))
     assert np.array_equal(first.test, again.test) and np.array_equal(first.train, again.train)
     assert not np.array_equal(first.test, other.test)
-    assert first.name != other.name
+    assert first.name == other.name == "random"  # a seed is no other fold
+
+
+@given(twofold, st.data(), fractions, seeds)
+def test_a_random_split_of_some_rows_holds_those_alone(
+    recordings: Recordings, data: st.DataObject, fraction: float, seed: int
+) -> None:
+    half = len(recordings) // 2
+    kept = data.draw(st.sets(st.integers(0, half - 1), min_size=8, max_size=half))
+    rows = np.array(sorted(row + offset for row in kept for offset in (0, half)))  # every class twice
+    split = splits.random(recordings, fraction, seed, rows)
+    assert_divides(recordings, split, rows)
+    labels = recordings.table["label"].to_numpy()
+    held = Counter(labels[split.test])
+    for label, count in Counter(labels[rows]).items():
+        assert abs(held[label] - count * len(split.test) / len(rows)) <= 1
+
+
+def test_a_random_split_of_no_rows_is_refused(recordings: Recordings) -> None:
+    with pytest.raises(DatasetError, match="of 0 recordings"):
+        splits.random(recordings, 0.1, rows=np.array([], dtype=int))
+
+
+@pytest.mark.parametrize(
+    ("speakers", "first"),
+    [
+        ("george jackson lucas nicolas theo yweweler", "jackson nicolas theo"),
+        ("theo zoe adam jackson", "jackson theo"),
+        ("zoe eve adam bob", "adam bob eve"),
+        ("bob", "bob"),
+    ],
+)
+def test_the_first_release_of_the_digits_had_three_speakers(speakers: str, first: str) -> None:
+    recordings = recordings_of([(label, name) for label in range(3) for name in speakers.split()])
+    rows = fsdd.of_first_release(recordings)
+    table = recordings.table
+    assert set(table["group"][rows]) == set(first.split())
+    assert len(rows) == 3 * len(first.split()) and sorted(rows) == rows.tolist()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0, 0.001])

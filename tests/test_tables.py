@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -18,7 +21,7 @@ from course_lib.recipes import RecipeError
 FORM = {
     "title": "Toy network",
     "dataset": "fsdd",
-    "protocols": {"official": 2, "leave_one_speaker_out": 2},
+    "protocols": {"official": 5, "random": 5, "leave_one_speaker_out": 2, "origin": 2},
     "clip": {"seconds": 0.1},
     "model": {"name": "SpectrogramCNN"},
 }
@@ -26,10 +29,10 @@ FORM = {
 
 @pytest.fixture(autouse=True)
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only recipes there are: `fsdd/toy`, and `fsdd/idle`, which is never run."""
+    """The only recipes there are: `fsdd/toy`, `fsdd/small`, and `fsdd/idle`, which is never run."""
     folder = tmp_path / "recipes"
     (folder / "fsdd").mkdir(parents=True)
-    for name in ("toy", "idle"):
+    for name in ("toy", "small", "idle"):
         (folder / "fsdd" / f"{name}.yaml").write_text(yaml.safe_dump(FORM, sort_keys=False))
     monkeypatch.setattr(recipes, "FOLDER", folder)
     return folder
@@ -42,11 +45,12 @@ def keep(
     fold: str = "official",
     folds: int = 1,
     source: str = "real",
+    name: str = "fsdd/toy",
     **changes: Any,
 ) -> Result:
     """Keep a result in which each recording of each speaker was right or not."""
-    recipe = recipes.load("fsdd/toy")
-    errors = {f"{name}{i}": "0" for name, marks in right.items() for i, mark in enumerate(marks) if not mark}
+    recipe = recipes.load(name)
+    errors = {f"{speaker}{i}": "0" for speaker, marks in right.items() for i, mark in enumerate(marks) if not mark}
     tested = sum(map(len, right.values()))
     form = {
         "recipe": recipe.name,
@@ -63,8 +67,8 @@ def keep(
         "test": tested,
         "scores": {"accuracy": 1 - len(errors) / tested},
         "per_class": {},
-        "per_group": {name: sum(marks) / len(marks) for name, marks in right.items()},
-        "group_sizes": {name: len(marks) for name, marks in right.items()},
+        "per_group": {speaker: sum(marks) / len(marks) for speaker, marks in right.items()},
+        "group_sizes": {speaker: len(marks) for speaker, marks in right.items()},
         "errors": errors,
         "confusion": [],
         "parameters": 84_682,
@@ -177,16 +181,67 @@ def test_the_rows_follow_recipes_and_protocols() -> None:
     ]
 
 
-def test_markdown_in_percent() -> None:
+def keep_random(protocol: str = "random") -> None:
+    """Two seeds that test three recordings each, of which ann0 is missed in both."""
+    keep(protocol, 0, {"ann": [False, True, True]}, fold=protocol)
+    keep(protocol, 1, {"ann": [False], "bob": [False, True]}, fold=protocol)
+
+
+@pytest.mark.parametrize("protocol", ["random", "origin"])
+def test_the_row_of_a_random_split_by_hand(protocol: str) -> None:
+    keep_random(protocol)
+    (row,) = tables.table("fsdd")
+    assert (row["protocol"], row["seeds"]) == (protocol, [0, 1])
+    assert row["mean"] == pytest.approx(1 / 2) and row["per_seed"] == pytest.approx([2 / 3, 1 / 3])
+    # Five groups: ann0 twice wrong, bob0 once wrong, three tests that were right. Of five draws, `twice` are the
+    # first and `once` the second; the bounds are where the shares of all 5^5 outcomes pass 2.5 and 97.5 %.
+    shares: dict[float, float] = defaultdict(float)
+    for twice in range(6):
+        for once in range(6 - twice):
+            right = 5 - twice - once
+            ways = math.comb(5, twice) * math.comb(5 - twice, once) * 3**right
+            shares[right / (2 * twice + once + right)] += ways / 5**5
+    passed = np.cumsum([shares[mean] for mean in sorted(shares)])
+    assert np.abs(passed - 0.025).min() > 0.008 and np.abs(passed - 0.975).min() > 0.008  # no close call
+    low, high = (sorted(shares)[np.searchsorted(passed, level)] for level in (0.025, 0.975))
+    assert (row["low"], row["high"]) == pytest.approx((low, high))
+
+
+def test_misses_of_one_recording_leave_more_doubt_than_those_of_two() -> None:
+    found = []
+    for missed in (["ann"] * 4, ["ann", "bob", "cleo", "dora"]):
+        for seed, name in enumerate(missed):
+            keep("random", seed, {name: [False] + [True] * 9}, fold="random")
+        found += tables.table("fsdd")
+    together, apart = found
+    assert together["mean"] == apart["mean"] == pytest.approx(0.9)
+    assert together["low"] < apart["low"] - 0.03 and apart["high"] < together["high"] == 1
+
+
+def test_seeds_without_a_miss_leave_no_doubt() -> None:
+    keep("random", 0, {"ann": [True] * 4}, fold="random")
+    (row,) = tables.table("fsdd")
+    assert (row["mean"], row["low"], row["high"]) == (1, 1, 1)
+
+
+def test_markdown_has_a_line_a_recipe_and_a_column_a_protocol() -> None:
     keep_left_out(0)
     keep_two_official()
+    keep("random", 0, {"ann": [True] * 4}, fold="random", name="fsdd/small", parameters=7, seconds=3.4)
     assert tables.markdown(tables.table("fsdd")).splitlines() == [
-        "| recipe | protocol | accuracy (95 % interval) | seeds | worst speaker | parameters | training | data |",
-        "|---|---|---|---|---|---|---|---|",
-        "| Toy network (`fsdd/toy`) | official | 62.5 % (25.0 % to 100.0 %) | 2 | ann 50.0 % | 84,682 | 12 s | real |",
-        "| Toy network (`fsdd/toy`) | leave one speaker out | 80.0 % (50.0 % to 100.0 %) | 1 | ann 50.0 % "
-        "| 84,682 | 12 s | real |",
+        "| model (recipe) | parameters | training | official split | random 90/10 | leave one speaker out | data |",
+        "|---|---|---|---|---|---|---|",
+        "| Toy network (`fsdd/small`) | 7 | 3 s |  | 100.0 % (100.0 % to 100.0 %), 1 seed |  | real |",
+        "| Toy network (`fsdd/toy`) | 84,682 | 12 s | 62.5 % (25.0 % to 100.0 %), 2 seeds |  "
+        "| 80.0 % (50.0 % to 100.0 %), 1 seed; worst ann 50.0 % | real |",
     ]
+
+
+def test_the_columns_have_an_order_of_their_own_and_origin_is_called_leaky() -> None:
+    for protocol in ("random", "origin"):
+        keep_random(protocol)
+    head = tables.markdown(tables.table("fsdd")).splitlines()[0]
+    assert head == "| model (recipe) | parameters | training | origin's split (leaky) | random 90/10 | data |"
 
 
 def test_update_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
@@ -222,10 +277,35 @@ def test_a_data_set_without_recipes_is_answered_with_the_others() -> None:
         tables.table("bats")
 
 
-def test_a_damaged_result_is_named() -> None:
-    keep("official", 0, {"ann": [True]}).path.write_text("{")
-    with pytest.raises(ResultError, match=r"official-seed0\.json is damaged"):
-        tables.table("fsdd")
+def test_a_damaged_result_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    keep_two_official()
+    keep("official", 1, {"ann": [True]}).path.write_text("{")
+    (row,) = tables.table("fsdd")
+    assert row["seeds"] == [0]
+    (warning,) = caplog.records
+    assert "official-seed1.json is damaged" in warning.getMessage()
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_damaged_result_makes_the_command_line_fail_behind_the_rest_of_the_table(
+    form: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_two_official()
+    keep_random()
+    broken = keep("random", 1, {"ann": [True]}, fold="random").path
+    broken.write_text("{")
+    assert main(["table", "fsdd", *form]) == 1
+    printed = capsys.readouterr().out
+    assert "official" in printed and "random" in printed and "Toy network" in printed
+    if form:
+        assert [row["seeds"] for row in json.loads(printed)] == [[0, 1], [0]]
+    file = tmp_path / "README.md"
+    file.write_text("<!-- table fsdd -->\nold\n<!-- end -->\n")
+    assert main(["table", "fsdd", "--update", str(file)]) == 1
+    assert file.read_text() == "<!-- table fsdd -->\nold\n<!-- end -->\n"
+    broken.unlink()
+    assert main(["table", "fsdd", "--update", str(file)]) == 0
+    assert "62.5 %" in file.read_text()
 
 
 def test_the_command_line_writes_json(capsys: pytest.CaptureFixture[str]) -> None:

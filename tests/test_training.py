@@ -232,6 +232,34 @@ def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nothing(steps: list) 
     assert how.learning_rate_at(4) == pytest.approx(0, abs=1e-9)
 
 
+def one_step(l1_penalty: float) -> tuple[Tiny, Tiny, float]:
+    """A model before and after one step of plain gradient descent on all clips, and the loss that was reported."""
+    before, after = fresh(), fresh()
+    how = settings(epochs=1, batch_size=20, optimizer="sgd", schedule="constant", l1_penalty=l1_penalty)
+    (epoch,) = train(after, how).epochs
+    return before, after, epoch.train_loss
+
+
+def test_the_l1_penalty_pulls_every_weight_and_no_bias_or_gain_towards_zero() -> None:
+    (before, plain, loss), (_, pulled, same_loss) = one_step(0.0), one_step(0.3)
+    for name, parameter in before.named_parameters():
+        moved = pulled.get_parameter(name) - plain.get_parameter(name)
+        pull = -0.01 * 0.3 * parameter.sign() if parameter.ndim > 1 else torch.zeros_like(parameter)
+        torch.testing.assert_close(moved.detach(), pull.detach(), rtol=1e-3, atol=1e-7)
+    assert {parameter.ndim for parameter in before.parameters()} == {1, 2, 4}
+    assert same_loss == loss  # the penalty is no part of the loss that is reported
+
+
+def test_the_l1_penalty_leaves_few_weights() -> None:
+    kept = []
+    for l1_penalty in (0.0, 0.02):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(SAMPLES, 2))
+        train(model, settings(epochs=15, schedule="constant", l1_penalty=l1_penalty))
+        kept.append((model[0].weight.abs() > 0.02).float().mean().item())
+    assert kept[0] > 0.7 and kept[1] < 0.35
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     models = [fresh() for _ in range(3)]
     histories = [
@@ -306,6 +334,8 @@ def test_extra_clips_are_asked_for() -> None:
         {"decay": 1.5},
         {"averaging": 1.0},
         {"label_smoothing": -0.1},
+        {"l1_penalty": -1e-3},
+        {"l1_penalty": math.nan},
         {"optimizer": "lion"},
         {"schedule": "cosine"},
         {"keep": "first"},

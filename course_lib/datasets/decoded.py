@@ -16,12 +16,15 @@ from tqdm.auto import tqdm
 from course_lib import audio, settings
 from course_lib.datasets.recordings import DatasetError, Recordings
 
-_LAYOUT = 1
+LONGEST_CLIP_S = 60
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
 class Decoded:
     """`samples` holds all recordings one after the other; recording i is `samples[offsets[i] : offsets[i + 1]]`.
+
+    `LONGEST_CLIP_S` of silence follow the last one, so that a clip that begins in any recording is one slice.
 
     `fingerprint` is a hash of names and samples: the same recordings have the same one on every machine.
     """
@@ -85,6 +88,7 @@ def _decode_into(recordings: Recordings, folder: Path, progress: bool) -> None:
             file.write(samples)
             digest.update(f"{name}\0{len(samples)}\0".encode() + samples)
             offsets.append(offsets[-1] + len(samples) // 2)
+        file.truncate(file.tell() + 2 * LONGEST_CLIP_S * recordings.sample_rate)
     np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
     about = {"fingerprint": digest.hexdigest()[:16], "sample_rate": recordings.sample_rate}
     (folder / "about.json").write_text(json.dumps(about))

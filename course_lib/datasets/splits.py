@@ -30,11 +30,16 @@ def official(recordings: Recordings) -> Split:
     return _checked(recordings, "official", recordings.find(official="train"), recordings.find(official="test"))
 
 
-def random(recordings: Recordings, test_fraction: float = 0.1, seed: int = 0) -> Split:
-    """A random split with the same share of every class on both sides. It says nothing about unseen groups."""
-    rows = np.arange(len(recordings))
-    train, test = _stratified(rows, recordings.table["label"].to_numpy(), test_fraction, seed)
-    return _checked(recordings, f"random{seed}", train, test)
+def random(recordings: Recordings, test_fraction: float = 0.1, seed: int = 0, rows: np.ndarray | None = None) -> Split:
+    """A random split of `rows` (default: all) with the same share of every class on both sides.
+
+    It says nothing about unseen groups.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+    rows = np.arange(len(recordings)) if rows is None else rows
+    train, test = _stratified(rows, recordings.table["label"].to_numpy()[rows], test_fraction, seed)
+    return _checked(recordings, "random", train, test)
 
 
 def leave_one_group_out(recordings: Recordings) -> list[Split]:

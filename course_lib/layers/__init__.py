@@ -1,18 +1,37 @@
 """Front ends and augmentation as torch modules: they move with `.to(device)` and need no data loader."""
 
-from course_lib.layers.augmentation import AddNoise, RandomEqualiser, RandomTrim, SpecAugment, TimeFrequencyWarp
+from course_lib.layers.gammatone import GammatoneFilterbank
+from course_lib.layers.image_augmentation import RandomEqualiser, SpecAugment, TimeFrequencyWarp
 from course_lib.layers.silence import TrimSilence
-from course_lib.layers.spectrogram import MFCC, LogMel, LogSpectrogram, Standardise
+from course_lib.layers.spectrogram import MFCC, LogMel, LogSpectrogram, PowerSpectrogram, Standardise
+from course_lib.layers.waveform_augmentation import (
+    AddNoise,
+    MixBackground,
+    RandomBandFilter,
+    RandomGain,
+    RandomShift,
+    RandomSpeed,
+    RandomTrim,
+    TimeMask,
+)
 
 __all__ = [
     "MFCC",
     "AddNoise",
+    "GammatoneFilterbank",
     "LogMel",
     "LogSpectrogram",
+    "MixBackground",
+    "PowerSpectrogram",
+    "RandomBandFilter",
     "RandomEqualiser",
+    "RandomGain",
+    "RandomShift",
+    "RandomSpeed",
     "RandomTrim",
     "SpecAugment",
     "Standardise",
     "TimeFrequencyWarp",
+    "TimeMask",
     "TrimSilence",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import scipy.signal
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -103,6 +104,42 @@ class LogSpectrogram(FrontEnd):
     def extra_repr(self) -> str:
         shown = ("n_fft", "hop_length", "image_size", "top_db", "stretch")
         return ", ".join(f"{name}={getattr(self, name)}" for name in shown)
+
+
+class PowerSpectrogram(FrontEnd):
+    """Waveforms (batch, samples) -> images (batch, n_fft // 2 + 1, frames) of their power spectrograms, from 0 to 1.
+
+    Tukey window (a quarter tapered) of `n_fft` samples every `n_fft - n_fft // 8`, each frame less its mean, power of
+    the one-sided spectrum, all as scipy.signal.spectrogram does by default. Power is divided by the clip's maximum;
+    with `log` it is in dB instead, from 0 at `top_db` below the maximum to 1. Raises ValueError for clips shorter
+    than `n_fft`.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+
+    def __init__(self, n_fft: int = 256, log: bool = False, top_db: float = 80.0) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.log, self.top_db = n_fft, n_fft - n_fft // 8, log, top_db
+        self.shortest = n_fft
+        window = torch.from_numpy(scipy.signal.get_window(("tukey", 0.25), n_fft)).float()
+        self.register_buffer("window", window, persistent=False)
+
+    def image_size(self, samples: int) -> tuple[int, int]:
+        """Height and width of the image of a clip."""
+        return self.n_fft // 2 + 1, 1 + (samples - self.n_fft) // self.hop_length
+
+    def image(self, waveforms: Tensor) -> Tensor:
+        frames = waveforms.unfold(1, self.n_fft, self.hop_length)
+        frames = (frames - frames.mean(dim=2, keepdim=True)) * self.window
+        power = torch.fft.rfft(frames).abs().square().transpose(1, 2)
+        power[:, 1 : (self.n_fft + 1) // 2] *= 2  # one side stands for both; DC and Nyquist have no other side
+        if self.log:
+            level = decibels(power, self.top_db)
+            return 1 + (level - level.amax(dim=(1, 2), keepdim=True)) / self.top_db
+        return power / power.amax(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_POWER)
+
+    def extra_repr(self) -> str:
+        return f"n_fft={self.n_fft}, hop_length={self.hop_length}, log={self.log}"
 
 
 class LogMel(FrontEnd):

@@ -1,6 +1,9 @@
 """Networks: each maps waveforms (batch, samples) to logits (batch, classes), front end included."""
 
+from course_lib.models.crnn import CRNN
 from course_lib.models.log_mel_cnn import LogMelCNN
+from course_lib.models.power_spectrogram_cnn import PowerSpectrogramCNN
+from course_lib.models.sample_cnn import SampleCNN, StridedSampleCNN
 from course_lib.models.spectrogram_cnn import SpectrogramCNN
 
-__all__ = ["LogMelCNN", "SpectrogramCNN"]
+__all__ = ["CRNN", "LogMelCNN", "PowerSpectrogramCNN", "SampleCNN", "SpectrogramCNN", "StridedSampleCNN"]

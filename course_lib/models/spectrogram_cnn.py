@@ -8,9 +8,10 @@ from course_lib.layers import LogSpectrogram
 
 
 def convolution_block(channels_in: int, channels_out: int, kernel_size: int) -> nn.Sequential:
-    """Convolution with padding 2, ReLU, 2 x 2 max-pooling: maps (batch, channels, height, width) of half the size."""
+    """Convolution with padding 2, 2 x 2 max-pooling, ReLU: maps (batch, channels, height, width) of half the size."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size, padding=2)
-    return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2))
+    # ReLU before or after max-pooling is the same function; after it, it has a quarter of the work.
+    return nn.Sequential(convolution, nn.MaxPool2d(2), nn.ReLU())
 
 
 class SpectrogramCNN(nn.Module):

@@ -177,7 +177,7 @@ class _Run:
             logits = self.wrapped(waveforms)
             loss = functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
             self.optimizer.zero_grad()
-            self.fabric.backward(loss)
+            self.fabric.backward(loss + self._penalty() if self.settings.l1_penalty else loss)
             self.optimizer.step()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
@@ -187,6 +187,10 @@ class _Run:
         if not math.isfinite(loss_sum):
             raise TrainingError(f"the loss became {loss_sum} in epoch {number + 1}; lower learning_rate")
         return Epoch(loss_sum / count, correct / count)
+
+    def _penalty(self) -> Tensor:
+        weights = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]  # no biases or gains
+        return self.settings.l1_penalty * sum(weight.abs().sum() for weight in weights)
 
     @torch.no_grad()
     def evaluate(self, clips: Clips) -> tuple[float, float]:

@@ -13,10 +13,11 @@ class Settings(BaseModel):
     """Training settings with the defaults of the first FSDD experiment.
 
     `schedule`: constant; exponential (times `decay` an epoch); one_cycle (linear rise over the first 15 % of the
-    steps, then half a cosine down to 0). `averaging` > 0 evaluates an exponential moving average of the weights with
-    that decay a step. `keep` chooses the last epoch, or the best one on the validation part. `extra_per_epoch` is how
-    many clips of the extra material (synthetic voices) join each epoch. `precision` "auto" is bf16-mixed where the
-    hardware multiplies bf16 numbers, else 32-true.
+    steps, then half a cosine down to 0). `weight_decay` is L2 (with adamw apart from the gradient); `l1_penalty`
+    times the sum of the weights' sizes is added to the loss. `averaging` > 0 evaluates an exponential moving average
+    of the weights with that decay a step. `keep` chooses the last epoch, or the best one on the validation part.
+    `extra_per_epoch` is how many clips of the extra material (synthetic voices) join each epoch. `precision` "auto"
+    is bf16-mixed where the hardware multiplies bf16 numbers, else 32-true.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -28,6 +29,7 @@ class Settings(BaseModel):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(0.0, ge=0)
+    l1_penalty: float = Field(0.0, ge=0)
     schedule: Literal["constant", "exponential", "one_cycle"] = "exponential"
     decay: float = Field(0.99, gt=0, le=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)

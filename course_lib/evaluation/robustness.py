@@ -1,0 +1,66 @@
+"""How well a model hears through noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from course_lib.clips import Clips
+from course_lib.layers.waveform_augmentation import mixed
+
+
+@torch.no_grad()
+def accuracy_in_noise(
+    models: Mapping[str, tuple[nn.Module, Clips]],
+    snrs: Sequence[float] = (20, 15, 10, 5, 0, -5),
+    voices: int = 4,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Accuracy of models in white noise and in babble, a row for each model, noise and signal-to-noise ratio in dB.
+
+    Each model comes with the clips it is tested on. Babble is `voices` other recordings of the same clips at once,
+    each begun at random and repeated. Noise is as long as the recording; the padding stays silent. The noise of a
+    clip depends on `seed` and its place alone. Columns: model, noise, snr, accuracy (fraction); snr is infinite
+    without noise.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+    cases = [("none", float("inf")), *((noise, float(snr)) for noise in ("white", "babble") for snr in snrs)]
+    rows = []
+    bar = tqdm(total=len(models) * len(cases), desc="listening in noise", disable=not progress, leave=False)
+    for name, (model, clips) in models.items():
+        model.eval()
+        device = next(model.parameters()).device
+        for noise, snr in cases:
+            random = torch.Generator().manual_seed(seed)
+            correct = 0
+            for index in torch.arange(len(clips)).split(batch_size):
+                waveforms, labels = clips.batch(index)
+                if noise == "white":
+                    added = torch.randn(waveforms.shape, generator=random)
+                elif noise == "babble":
+                    added = babble(clips, index, voices, random)
+                heard = waveforms if noise == "none" else mixed(waveforms, added, snr)
+                correct += (model(heard.to(device)).argmax(dim=1).cpu() == labels).sum().item()
+            rows.append((name, noise, snr, correct / len(clips)))
+            bar.update()
+    bar.close()
+    return pd.DataFrame(rows, columns=["model", "noise", "snr", "accuracy"])
+
+
+def babble(clips: Clips, index: Tensor, voices: int, random: torch.Generator) -> Tensor:
+    """For each clip at `index`, `voices` other clips at once, each repeated without its padding: (batch, samples)."""
+    step = torch.arange(clips.clip_samples)
+    total = torch.zeros(len(index), clips.clip_samples)
+    for _ in range(voices):
+        other = (index + torch.randint(1, len(clips), index.shape, generator=random)) % len(clips)
+        length = clips.length[other, None]
+        begin = (torch.rand(len(index), 1, generator=random) * length).long()
+        total += clips.batch(other)[0].gather(1, (begin + step) % length)
+    return total

@@ -1,0 +1,85 @@
+"""Augmentation of time-frequency images (batch, bands, frames)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from course_lib.layers.augmentation import Augmentation, uniform
+
+
+class RandomEqualiser(Augmentation):
+    """Images in dB (batch, bands, frames) through a smooth random frequency response: another microphone or room.
+
+    The gain at `points` equally spaced bands is normal with standard deviation `std_db`, linear in between.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, std_db: float = 4.0, points: int = 6) -> None:
+        super().__init__()
+        self.std_db, self.points = std_db, points
+
+    def augment(self, images: Tensor) -> Tensor:
+        gain = self.std_db * torch.randn(len(images), 1, self.points, device=images.device)
+        gain = functional.interpolate(gain, images.shape[1], mode="linear", align_corners=True)
+        return images + gain.transpose(1, 2)
+
+
+class TimeFrequencyWarp(Augmentation):
+    """Images (batch, bands, frames) stretched and moved along time and along frequency: another way to say it.
+
+    Along time by a factor from `1 / (1 + tempo)` to `1 + tempo` and up to the fraction `delay` of the frames either
+    way; along frequency by a log-normal factor with standard deviation `stretch` and a normal `shift` (fraction of
+    the bands), as a longer or shorter vocal tract does. The image goes on beyond its edges as it is there.
+    Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, tempo: float = 0.28, delay: float = 0.08, stretch: float = 0.07, shift: float = 0.04) -> None:
+        super().__init__()
+        self.tempo, self.delay, self.stretch, self.shift = tempo, delay, stretch, shift
+
+    def augment(self, images: Tensor) -> Tensor:
+        def normal() -> Tensor:
+            return torch.randn(len(images), device=images.device)
+
+        slowest = math.log(1 + self.tempo)
+        affine = torch.zeros(len(images), 2, 3, device=images.device)
+        # In the coordinates of affine_grid an axis runs from -1 to 1.
+        affine[:, 0, 0] = uniform(images, -slowest, slowest)[:, 0].exp()
+        affine[:, 0, 2] = 2 * uniform(images, -self.delay, self.delay)[:, 0]
+        affine[:, 1, 1] = (self.stretch * normal()).exp()
+        affine[:, 1, 2] = 2 * self.shift * normal()
+        grid = functional.affine_grid(affine, [len(images), 1, *images.shape[1:]], align_corners=False)
+        return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+class SpecAugment(Augmentation):
+    """Images (batch, bands, frames) with random bands and random stretches of time replaced by the clip's mean.
+
+    `masks` masks an axis, each up to `frequency_width` bands or `time_width` frames wide.
+    Source: Park et al. 2019, "SpecAugment".
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, frequency_width: int = 8, time_width: int = 12, masks: int = 2) -> None:
+        super().__init__()
+        self.frequency_width, self.time_width, self.masks = frequency_width, time_width, masks
+
+    def augment(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(1, 2), keepdim=True)
+        for axis, width in ((1, self.frequency_width), (2, self.time_width)):
+            place = torch.arange(images.shape[axis], device=images.device)
+            hidden = torch.zeros(len(images), images.shape[axis], dtype=torch.bool, device=images.device)
+            for _ in range(self.masks):
+                wide = uniform(images, 0, min(width, images.shape[axis]))
+                first = torch.rand_like(wide) * (images.shape[axis] - wide)
+                hidden |= (place >= first) & (place < first + wide)
+            images = torch.where(hidden.unsqueeze(3 - axis), mean, images)
+        return images

@@ -1,0 +1,54 @@
+"""A convolutional recurrent network: a convolution for every sound, a recurrent layer for their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.layers import LogMel, Standardise
+
+
+class CRNN(nn.Module):
+    """Waveforms (batch, samples) -> logits (batch, n_classes), through log-mel frames read in both directions.
+
+    Blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling (the last one over bands only), a
+    bidirectional gated recurrent layer of `hidden` units each way over the frames, its mean and maximum over time,
+    and a linear layer. `front_end` may be any module that makes (batch, n_mels, frames) images of waveforms.
+    Source: Cho et al. 2014 (gated recurrent unit); Choi et al. 2017, "Convolutional recurrent neural networks".
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+
+    def __init__(
+        self,
+        n_classes: int = 10,
+        n_mels: int = 40,
+        channels: Sequence[int] = (16, 32, 64),
+        hidden: int = 64,
+        dropout: float = 0.3,
+        sample_rate: int = 8000,
+        front_end: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.front_end = nn.Sequential(LogMel(sample_rate, n_mels), Standardise()) if front_end is None else front_end
+        blocks: list[nn.Module] = []
+        for channels_in, channels_out in zip((1, *channels[:-1]), channels, strict=True):
+            convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+            blocks += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
+        blocks[-1] = nn.MaxPool2d((2, 1))
+        self.features = nn.Sequential(*blocks)
+        bands = n_mels // 2 ** len(channels)
+        self.recurrent = nn.GRU(channels[-1] * bands, hidden, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(4 * hidden, n_classes)
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Features in front of the last layer, shape (batch, 4 * hidden)."""
+        frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2).transpose(1, 2)
+        states, _ = self.recurrent(self.dropout(frames))
+        return torch.cat([states.mean(dim=1), states.amax(dim=1)], dim=1)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.classify(self.dropout(self.embed(waveforms)))

@@ -1,0 +1,50 @@
+"""The spectrogram CNN of the raw-waveform experiment: its rival, two convolutions and two dense layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from course_lib.layers import PowerSpectrogram
+
+
+class PowerSpectrogramCNN(nn.Module):
+    """Waveforms (batch, clip_samples) -> logits (batch, n_classes), through images of their power spectrograms.
+
+    Two blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling, dropout 0.25, a dense layer of
+    128 units, dropout 0.5, a dense layer. With `log` the front end takes the logarithm of the power, else, as in the
+    first experiment, it does not. `slow_batch_norm` is batch normalisation as its framework, Keras, does it:
+    the running averages move by 1 % a batch and not by 10 %, so that a short training ends before they have arrived,
+    and 0.001 is added to the variance.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+
+    def __init__(
+        self,
+        n_classes: int = 10,
+        clip_samples: int = 5000,
+        log: bool = True,
+        slow_batch_norm: bool = False,
+        front_end: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.front_end = PowerSpectrogram(log=log) if front_end is None else front_end
+        blocks: list[nn.Module] = []
+        for channels_in, channels_out in ((1, 32), (32, 64)):
+            convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3)
+            slow = {"momentum": 0.01, "eps": 1e-3} if slow_batch_norm else {}
+            normalise = nn.BatchNorm2d(channels_out, **slow)
+            blocks += [convolution, normalise, nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*blocks, nn.Dropout(0.25))
+        height, width = PowerSpectrogram().image_size(clip_samples)
+        for _ in range(2):
+            height, width = (height - 2) // 2, (width - 2) // 2
+        self.dense = nn.Sequential(nn.Linear(64 * height * width, 128), nn.ReLU(), nn.Dropout(0.5))
+        self.classify = nn.Linear(128, n_classes)
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Features in front of the last layer, shape (batch, 128)."""
+        return self.dense(self.features(self.front_end(waveforms)[:, None]).flatten(1))
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.classify(self.embed(waveforms))
