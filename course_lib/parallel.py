@@ -122,7 +122,8 @@ def _work(job: Job) -> str:
     number, shares = _worker["number"], _worker["shares"]
 
     def report(history: History) -> None:
-        shares[number] = len(history.epochs) / recipe.training.epochs
+        if isinstance(recipe, recipes.Recipe):  # an ensemble's members have recipes of their own
+            shares[number] = len(history.epochs) / recipe.training.epochs
 
     try:
         [result] = experiments.run(
