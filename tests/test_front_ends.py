@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from course_lib.layers import MFCC, LogMel, LogSpectrogram, PowerSpectrogram
+from course_lib.layers import MFCC, Decibels, LogMel, LogSpectrogram, PowerSpectrogram
 from course_lib.layers.spectrogram import FrontEnd
 
 RATE = 8000
@@ -379,3 +379,10 @@ def test_a_graphics_card_gives_the_same_images(name: str) -> None:
     image = layer.to("cuda")(waveforms.to("cuda"))
     assert image.is_cuda
     torch.testing.assert_close(image.cpu(), expected, atol=2e-2, rtol=1e-3)
+
+
+def test_decibels_of_energies_end_at_the_floor_of_their_clip() -> None:
+    energies = torch.tensor([[[1.0, 0.1, 1e-9]], [[1e-4, 1e-4, 0.0]]])
+    level = Decibels(top_db=60)(energies)
+    torch.testing.assert_close(level, torch.tensor([[[0.0, -10.0, -60.0]], [[-40.0, -40.0, -100.0]]]))
+    assert Decibels()(torch.zeros(1, 2, 3)).isfinite().all()

@@ -49,7 +49,7 @@ def front_end(*given: Any) -> dict[str, Any]:
 def test_there_are_recipes() -> None:
     assert {"fsdd/spectrogram_cnn", "fsdd_mistakes/logits"} <= set(SHIPPED)
     assert set(ENTRIES) <= set(FOLDERS)
-    with pytest.raises(RecipeError, match="there are no recipes for 'bats'; known: fsdd, fsdd_mistakes"):
+    with pytest.raises(RecipeError, match="no recipes for 'bats'; known: fsdd, fsdd_front_ends, fsdd_mistakes"):
         recipes.names("bats")
 
 

@@ -232,6 +232,52 @@ def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nothing(steps: list) 
     assert how.learning_rate_at(4) == pytest.approx(0, abs=1e-9)
 
 
+class Shifted(nn.Module):
+    """Tiny behind an offset that learns at a tenth of the rate and must not decay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.ones(1))
+        self.tiny = Tiny()
+
+    def parameter_groups(self, lr: float) -> list[dict[str, object]]:
+        return [{"params": [self.offset], "lr": 0.1 * lr, "weight_decay": 0.0}]
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.tiny(waveforms + self.offset)
+
+
+def test_a_layer_sets_its_own_learning_rate_and_the_schedule_goes_for_it_too() -> None:
+    rates: list[list[float]] = []
+    hook = register_optimizer_step_post_hook(
+        lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups])
+    )
+    how = Settings(epochs=3, batch_size=10, learning_rate=0.01, schedule="exponential", decay=0.5, precision="32-true")
+    fit(Shifted(), tones(40), settings=how, progress=False)
+    hook.remove()
+    assert len(rates) == 12
+    for step, (usual, own) in enumerate(rates):
+        assert usual == pytest.approx(0.01 * 0.5 ** (step // 4))
+        assert own == pytest.approx(0.1 * usual)
+
+
+def test_every_parameter_is_trained_once_and_as_its_layer_says() -> None:
+    model = Shifted()
+    usual, own = Settings(optimizer="adamw", weight_decay=0.3).optimizer_for(model).param_groups
+    assert usual["weight_decay"] == 0.3 and own["weight_decay"] == 0
+    assert own["params"] == [model.offset]
+    assert {id(parameter) for parameter in usual["params"]} == {id(parameter) for parameter in model.tiny.parameters()}
+
+
+def test_a_model_may_leave_no_parameter_to_the_usual_rate() -> None:
+    class Lone(Shifted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tiny = nn.Identity()
+
+    assert len(Settings().optimizer_for(Lone()).param_groups) == 1
+
+
 def one_step(l1_penalty: float) -> tuple[Tiny, Tiny, float]:
     """A model before and after one step of plain gradient descent on all clips, and the loss that was reported."""
     before, after = fresh(), fresh()

@@ -3,7 +3,7 @@
 from course_lib.layers.gammatone import GammatoneFilterbank
 from course_lib.layers.image_augmentation import RandomEqualiser, SpecAugment, TimeFrequencyWarp
 from course_lib.layers.silence import TrimSilence
-from course_lib.layers.spectrogram import MFCC, LogMel, LogSpectrogram, PowerSpectrogram, Standardise
+from course_lib.layers.spectrogram import MFCC, Decibels, LogMel, LogSpectrogram, PowerSpectrogram, Standardise
 from course_lib.layers.waveform_augmentation import (
     AddNoise,
     MixBackground,
@@ -18,6 +18,7 @@ from course_lib.layers.waveform_augmentation import (
 __all__ = [
     "MFCC",
     "AddNoise",
+    "Decibels",
     "GammatoneFilterbank",
     "LogMel",
     "LogSpectrogram",

@@ -178,6 +178,23 @@ class LogMel(FrontEnd):
         return stretch(level, sounding_length(waveforms)[:, 0].clamp(min=1) / waveforms.shape[1], self.width)
 
 
+class Decibels(nn.Module):
+    """Energies (batch, bands, frames) in dB, nothing further than `top_db` below the loudest value of its clip.
+
+    Notebook: 04_learnable_gammatone
+    """
+
+    def __init__(self, top_db: float = 80.0) -> None:
+        super().__init__()
+        self.top_db = top_db
+
+    def forward(self, energies: Tensor) -> Tensor:
+        return decibels(energies, self.top_db)
+
+    def extra_repr(self) -> str:
+        return f"top_db={self.top_db:g}"
+
+
 class Standardise(nn.Module):
     """Images (batch, bands, frames) brought to mean 0 and standard deviation 1 each, which takes their level away.
 

@@ -151,6 +151,8 @@ class _Run:
         self.fabric, self.model, self.settings, self.seed = fabric, model, settings, seed
         model.to(fabric.device, memory_format=torch.channels_last)  # convolutions on the CPU are twice as fast so
         self.wrapped, self.optimizer = fabric.setup(model, settings.optimizer_for(model))
+        # Layers may learn faster or slower than the rest; the schedule goes for all of them.
+        self.rates = [group["lr"] / settings.learning_rate for group in self.optimizer.param_groups]
         self.averaged = None
         if settings.averaging:
             average = get_ema_multi_avg_fn(settings.averaging)
@@ -170,8 +172,8 @@ class _Run:
             raise TrainingError(f"{shares} leaves one without any; raise batch_size")
         totals = torch.zeros(3, device=self.fabric.device)
         for step, batch in enumerate(batches):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate_at(number + step / len(batches))
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.settings.learning_rate_at(number + step / len(batches))
             mine = batch[self.fabric.global_rank :: self.fabric.world_size].to(self.fabric.device)
             waveforms, labels = train.batch(mine)
             logits = self.wrapped(waveforms)

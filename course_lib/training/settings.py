@@ -39,8 +39,19 @@ class Settings(BaseModel):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
 
     def optimizer_for(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over all parameters of a model."""
-        parameters = model.parameters()
+        """The optimiser over all parameters of a model.
+
+        Layers with a method `parameter_groups(learning_rate)` say themselves how their parameters are to learn.
+        """
+        own = [
+            group
+            for module in model.modules()
+            if hasattr(module, "parameter_groups")
+            for group in module.parameter_groups(self.learning_rate)
+        ]
+        taken = {parameter for group in own for parameter in group["params"]}
+        rest = [parameter for parameter in model.parameters() if parameter not in taken]
+        parameters = [{"params": rest}, *own] if rest else own
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
