@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,24 @@ def small_png(png: bytes) -> bytes:
     buffer = io.BytesIO()
     # Maximum coverage: the default, median cut, spoils colours that are rare in a picture, such as thin lines.
     picture.quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def film(figure: Figure, draw: Callable[[int], None], frames: int, seconds: float = 0.4) -> bytes:
+    """An animated GIF of a figure on which `draw(0)`, `draw(1)` ... draw the `frames` pictures, `seconds` each.
+
+    Closes the figure. The last picture stays for two seconds.
+    """
+    pictures = []
+    for number in range(frames):
+        draw(number)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        pictures.append(Image.open(buffer).convert("RGB").quantize(32, dither=Image.Dither.NONE))
+    plt.close(figure)
+    buffer = io.BytesIO()
+    times = [round(1000 * seconds)] * (frames - 1) + [2000]
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
     return buffer.getvalue()
 
 

@@ -113,7 +113,7 @@ def _devices() -> list[str]:
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(1)
+        time.sleep(0.1)
     os._exit(1)
 
 

@@ -185,7 +185,7 @@ def test_a_killed_run_is_completed_by_two_at_once(
 ) -> None:
     psutil = pytest.importorskip("psutil")
     fork = multiprocessing.get_context("fork")  # parents that need not import anything; their workers are spawned
-    recipe = recipes.load(shelf.add("one", protocols={"official": 1}, training=FORM["training"] | {"epochs": 40}))
+    recipe = recipes.load(shelf.add("one", protocols={"official": 1}, training=FORM["training"] | {"epochs": 60}))
 
     killed = fork.Process(target=call, args=(shelf,))
     killed.start()
