@@ -208,7 +208,7 @@ def _row(name: str, model: nn.Module, waveforms: Tensor, timings: Timings) -> di
     }
 
 
-def growth(rounds: int, seconds: float = 1.0) -> dict[str, Any]:
+def growth(rounds: int, seconds: float = 10.0) -> dict[str, Any]:
     """How the time of a training step grows: the exponent of length, number of filters and sample rate."""
     base = Case(1, int(16_000 * seconds), 16_000, 64)
     axes = {
@@ -253,7 +253,7 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
         measured = measure(case, 2 if quick else 5 if large else 15)
         report["cases"].append(measured)
         report_on(table(measured))
-    report["growth"] = growth(1, 0.25) if quick else growth(5)
+    report["growth"] = growth(1, 0.25) if quick else growth(3)
     for axis, found in report["growth"].items():
         exponents = (f"{name} {value['exponent']:.2f}" for name, value in found.items() if name != "sizes")
         report_on(f"time grows with {axis} to the power: {', '.join(exponents)}")
