@@ -1,6 +1,7 @@
 """Front ends and augmentation as torch modules: they move with `.to(device)` and need no data loader."""
 
 from course_lib.layers.gammatone import GammatoneFilterbank
+from course_lib.layers.gradient_reversal import GradientReversal
 from course_lib.layers.image_augmentation import RandomEqualiser, SpecAugment, TimeFrequencyWarp
 from course_lib.layers.silence import TrimSilence
 from course_lib.layers.spectrogram import MFCC, LogMel, LogSpectrogram, PowerSpectrogram, Standardise
@@ -19,6 +20,7 @@ __all__ = [
     "MFCC",
     "AddNoise",
     "GammatoneFilterbank",
+    "GradientReversal",
     "LogMel",
     "LogSpectrogram",
     "MixBackground",
