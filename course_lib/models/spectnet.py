@@ -79,7 +79,7 @@ class ZeroPaddedBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         branch = self.branch(images)
         _, channels, height, width = branch.shape
-        # With ceil_mode, then cropped: a single band or an odd number of them does not come out a row short.
+        # With ceil_mode, then cropped: one band, or an odd number of bands, does not come out a row short.
         shortcut = functional.max_pool2d(images, 2, ceil_mode=True)[:, :, :height, :width]
         return branch + functional.pad(shortcut, (0, 0, 0, 0, 0, channels - shortcut.shape[1]))
 
