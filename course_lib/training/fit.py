@@ -190,7 +190,8 @@ class _Run:
             shares = f"a batch of {len(batches[-1])} clips for {self.fabric.world_size} processes"
             raise TrainingError(f"{shares} leaves one without any; raise batch_size")
         adversarial = isinstance(self.model, DomainAdversarial)
-        totals = torch.zeros(5 if adversarial else 3, device=self.fabric.device)
+        heads = ("train", "domain") if adversarial else ("train",)
+        totals = torch.zeros(1 + 2 * len(heads), device=self.fabric.device)
         for step, batch in enumerate(batches):
             epochs_done = number + step / len(batches)
             for group in self.optimizer.param_groups:
@@ -200,8 +201,8 @@ class _Run:
             mine = batch[self.fabric.global_rank :: self.fabric.world_size].to(self.fabric.device)
             waveforms, labels = train.batch(mine)
             output = self.wrapped(waveforms)
-            heads = zip(output, (labels, train.groups[mine]), strict=True) if adversarial else [(output, labels)]
-            losses, correct = zip(*(self._compare(*head) for head in heads), strict=True)
+            pairs = zip(output, (labels, train.groups[mine]), strict=True) if adversarial else [(output, labels)]
+            losses, correct = zip(*(self._compare(*pair) for pair in pairs), strict=True)
             loss = sum(losses)
             self.optimizer.zero_grad()
             self.fabric.backward(loss + self._penalty() if self.settings.l1_penalty else loss)
@@ -211,11 +212,10 @@ class _Run:
             clips = torch.tensor(len(mine), device=totals.device)
             totals += torch.stack([clips, *(loss.detach() * clips for loss in losses), *correct])
         count, *sums = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
-        names = ["train_loss", "domain_loss", "train_accuracy", "domain_accuracy"][:: 1 if adversarial else 2]
-        means = {name: total / count for name, total in zip(names, sums, strict=True)}
-        if not math.isfinite(sum(means.values())):
-            raise TrainingError(f"the loss became {means['train_loss']} in epoch {number + 1}; lower learning_rate")
-        return Epoch(**means)
+        if not math.isfinite(total := sum(sums)):
+            raise TrainingError(f"the loss became {total} in epoch {number + 1}; lower learning_rate")
+        names = [f"{head}_{what}" for what in ("loss", "accuracy") for head in heads]
+        return Epoch(**{name: value / count for name, value in zip(names, sums, strict=True)})
 
     def _compare(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of logits and the number of right answers among them."""
