@@ -34,15 +34,15 @@ class TrainingError(CourseError):
 class Epoch:
     """What one epoch did; accuracies are fractions.
 
-    Validation values are NaN without a validation part, domain values (of the training side) without a domain head.
+    Validation values are NaN without a validation part; domain values, of the training side, None without a domain head.
     """
 
     train_loss: float
     train_accuracy: float
     validation_loss: float = math.nan
     validation_accuracy: float = math.nan
-    domain_loss: float = math.nan
-    domain_accuracy: float = math.nan
+    domain_loss: float | None = None
+    domain_accuracy: float | None = None
     seconds: float = 0.0
 
 
