@@ -34,7 +34,7 @@ class TrainingError(CourseError):
 class Epoch:
     """What one epoch did; accuracies are fractions.
 
-    Validation values are NaN without a validation part; domain values, of the training side, None without a domain head.
+    Validation values are NaN without a validation part; domain values (training side) None without a domain head.
     """
 
     train_loss: float
