@@ -1,6 +1,7 @@
 """Front ends and augmentation as torch modules: they move with `.to(device)` and need no data loader."""
 
 from course_lib.layers.gammatone import GammatoneFilterbank
+from course_lib.layers.gradient_reversal import GradientReversal
 from course_lib.layers.image_augmentation import RandomEqualiser, SpecAugment, TimeFrequencyWarp
 from course_lib.layers.silence import TrimSilence
 from course_lib.layers.spectrogram import MFCC, Decibels, LogMel, LogSpectrogram, PowerSpectrogram, Standardise
@@ -20,6 +21,7 @@ __all__ = [
     "AddNoise",
     "Decibels",
     "GammatoneFilterbank",
+    "GradientReversal",
     "LogMel",
     "LogSpectrogram",
     "MixBackground",

@@ -1,9 +1,25 @@
 """Networks: each maps waveforms (batch, samples) to logits (batch, classes), front end included."""
 
 from course_lib.models.crnn import CRNN
+from course_lib.models.domain_adversarial import DomainAdversarial
+from course_lib.models.gammatone_cnn import GammatoneCNN1d, GammatoneCNN2d
+from course_lib.models.lean_spectnet import LeanSpectNet
 from course_lib.models.log_mel_cnn import LogMelCNN
 from course_lib.models.power_spectrogram_cnn import PowerSpectrogramCNN
 from course_lib.models.sample_cnn import SampleCNN, StridedSampleCNN
+from course_lib.models.spectnet import SpectNet
 from course_lib.models.spectrogram_cnn import SpectrogramCNN
 
-__all__ = ["CRNN", "LogMelCNN", "PowerSpectrogramCNN", "SampleCNN", "SpectrogramCNN", "StridedSampleCNN"]
+__all__ = [
+    "CRNN",
+    "DomainAdversarial",
+    "GammatoneCNN1d",
+    "GammatoneCNN2d",
+    "LeanSpectNet",
+    "LogMelCNN",
+    "PowerSpectrogramCNN",
+    "SampleCNN",
+    "SpectNet",
+    "SpectrogramCNN",
+    "StridedSampleCNN",
+]

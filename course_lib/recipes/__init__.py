@@ -112,9 +112,8 @@ class Recipe(_Experiment):
     @property
     def hash(self) -> str:
         """Eight hex digits that change when anything that can change a score does."""
-        form = self.model_dump(mode="json", exclude={"name", "title", "protocols"})
-        if not self.training.l1_penalty:
-            del form["training"]["l1_penalty"]  # a setting of later date: unused, it leaves earlier results valid
+        form = self.model_dump(mode="json", exclude={"name", "title", "protocols", "training"})
+        form["training"] = self.training.identity()
         return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
 
 

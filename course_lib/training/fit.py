@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from course_lib import CourseError
 from course_lib.clips import Clips
+from course_lib.models import DomainAdversarial
 from course_lib.training import checkpoints
 from course_lib.training.settings import Settings
 
@@ -31,12 +32,17 @@ class TrainingError(CourseError):
 
 @dataclass
 class Epoch:
-    """What one epoch did; accuracies are fractions, validation values are NaN without a validation part."""
+    """What one epoch did; accuracies are fractions.
+
+    Validation values are NaN without a validation part; domain values (training side) None without a domain head.
+    """
 
     train_loss: float
     train_accuracy: float
     validation_loss: float = math.nan
     validation_accuracy: float = math.nan
+    domain_loss: float | None = None
+    domain_accuracy: float | None = None
     seconds: float = 0.0
 
 
@@ -55,8 +61,9 @@ class History:
         return sum(epoch.seconds for epoch in self.epochs)
 
     def table(self) -> pd.DataFrame:
-        """A row an epoch, numbered from 1."""
+        """A row an epoch, numbered from 1; domain values only if there are any."""
         table = pd.DataFrame([asdict(epoch) for epoch in self.epochs])
+        table = table.drop(columns=[name for name in table if "domain" in name and table[name].isna().all()])
         table.index = pd.RangeIndex(1, len(table) + 1, name="epoch")
         return table
 
@@ -76,7 +83,9 @@ def fit(
 ) -> History:
     """Train a model that maps waveforms to logits, in place, and return how it went.
 
-    Each epoch goes once through `train` and through `settings.extra_per_epoch` random clips of `extra`. With
+    Each epoch goes once through `train` (or draws from it, see `Settings.balance`) and through
+    `settings.extra_per_epoch` random clips of `extra`. A DomainAdversarial model learns from `groups` too: the loss of
+    its domain head is added, and the weight of the gradient reversal follows the progress of the training. With
     `checkpoint`, the state is written there after every epoch and training goes on from it: the weights come out the
     same as without the interruption. `on_epoch` is called after every epoch. Under `fabric run` it uses the devices
     named there. Raises TrainingError and CheckpointError.
@@ -88,8 +97,11 @@ def fit(
         raise TrainingError('keep="best" needs a validation part; hold one out of the training side')
     if settings.extra_per_epoch and not extra:
         raise TrainingError(f"extra_per_epoch is {settings.extra_per_epoch} but there are no extra clips")
+    if isinstance(model, DomainAdversarial) and len(train) and train.groups.max() >= model.n_domains:
+        groups = int(train.groups.max()) + 1
+        raise TrainingError(f"the model tells {model.n_domains} domains apart but the clips have {groups} groups")
     fabric = _fabric(settings, accelerator)
-    own_clips = len(train)
+    own_clips, weights = len(train), _balancing_weights(train, settings.balance)
     train = (train + extra if settings.extra_per_epoch else train).to(fabric.device)
     validation = validation.to(fabric.device) if validation else None
     run = _Run(fabric, model, settings, seed)
@@ -101,7 +113,7 @@ def fit(
     while len(history.epochs) < settings.epochs:
         started, number = time.perf_counter(), len(history.epochs)
         torch.manual_seed(1_000_003 * seed + number)  # an epoch depends on the seed and its number, nothing else
-        order = _epoch_order(own_clips, len(train), settings.extra_per_epoch)
+        order = _epoch_order(own_clips, len(train), settings.extra_per_epoch, weights)
         torch.manual_seed(1_000_003 * seed + number + 500_009 * fabric.global_rank)
         epoch = run.train_epoch(train, order, number)
         if validation is not None:
@@ -136,8 +148,17 @@ def _leave_process_group() -> None:  # else gloo may abort the process while it 
         torch.distributed.destroy_process_group()
 
 
-def _epoch_order(own: int, total: int, extra: int) -> Tensor:
-    order = torch.randperm(own)
+def _balancing_weights(clips: Clips, balance: str) -> Tensor | None:
+    """How likely each clip is to be drawn: inversely to the size of its class, or of its class in its group."""
+    if balance == "none":
+        return None
+    cells = [clips.labels, clips.groups] if balance == "class_and_group" else [clips.labels]
+    _, cell, sizes = torch.stack(cells).cpu().unique(dim=1, return_inverse=True, return_counts=True)
+    return 1.0 / sizes[cell]
+
+
+def _epoch_order(own: int, total: int, extra: int, weights: Tensor | None) -> Tensor:
+    order = torch.randperm(own) if weights is None else torch.multinomial(weights, own, replacement=True)
     if extra:
         order = torch.cat([order, own + torch.randperm(total - own)[:extra]])
         order = order[torch.randperm(len(order))]
@@ -170,25 +191,38 @@ class _Run:
         if len(batches[-1]) < self.fabric.world_size:
             shares = f"a batch of {len(batches[-1])} clips for {self.fabric.world_size} processes"
             raise TrainingError(f"{shares} leaves one without any; raise batch_size")
-        totals = torch.zeros(3, device=self.fabric.device)
+        adversarial = isinstance(self.model, DomainAdversarial)
+        heads = ("train", "domain") if adversarial else ("train",)
+        totals = torch.zeros(1 + 2 * len(heads), device=self.fabric.device)
         for step, batch in enumerate(batches):
+            epochs_done = number + step / len(batches)
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.settings.learning_rate_at(number + step / len(batches))
+                group["lr"] = rate * self.settings.learning_rate_at(epochs_done)
+            if adversarial:
+                self.model.set_progress(epochs_done / self.settings.epochs)
             mine = batch[self.fabric.global_rank :: self.fabric.world_size].to(self.fabric.device)
             waveforms, labels = train.batch(mine)
-            logits = self.wrapped(waveforms)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+            output = self.wrapped(waveforms)
+            pairs = zip(output, (labels, train.groups[mine]), strict=True) if adversarial else [(output, labels)]
+            losses, correct = zip(*(self._compare(*pair) for pair in pairs), strict=True)
+            loss = sum(losses)
             self.optimizer.zero_grad()
             self.fabric.backward(loss + self._penalty() if self.settings.l1_penalty else loss)
             self.optimizer.step()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
-            correct = (logits.argmax(dim=1) == labels).sum()
-            totals += torch.stack([loss.detach() * len(mine), correct, torch.tensor(len(mine), device=correct.device)])
-        loss_sum, correct, count = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
-        if not math.isfinite(loss_sum):
-            raise TrainingError(f"the loss became {loss_sum} in epoch {number + 1}; lower learning_rate")
-        return Epoch(loss_sum / count, correct / count)
+            clips = torch.tensor(len(mine), device=totals.device)
+            totals += torch.stack([clips, *(loss.detach() * clips for loss in losses), *correct])
+        count, *sums = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
+        if not math.isfinite(total := sum(sums)):
+            raise TrainingError(f"the loss became {total} in epoch {number + 1}; lower learning_rate")
+        names = [f"{head}_{what}" for what in ("loss", "accuracy") for head in heads]
+        return Epoch(**{name: value / count for name, value in zip(names, sums, strict=True)})
+
+    def _compare(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of logits and the number of right answers among them."""
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
+        return loss, (logits.argmax(dim=1) == targets).sum()
 
     def _penalty(self) -> Tensor:
         weights = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]  # no biases or gains
@@ -252,7 +286,7 @@ class _Run:
         self.history.kept_epoch = past["kept_epoch"]
 
     def _identity(self) -> dict[str, object]:
-        return {"settings": self.settings.model_dump(), "seed": self.seed}
+        return {"settings": self.settings.identity(), "seed": self.seed}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+
+_OF_LATER_DATE = ("l1_penalty", "balance")
 
 
 class Settings(BaseModel):
@@ -16,8 +18,10 @@ class Settings(BaseModel):
     steps, then half a cosine down to 0). `weight_decay` is L2 (with adamw apart from the gradient); `l1_penalty`
     times the sum of the weights' sizes is added to the loss. `averaging` > 0 evaluates an exponential moving average
     of the weights with that decay a step. `keep` chooses the last epoch, or the best one on the validation part.
-    `extra_per_epoch` is how many clips of the extra material (synthetic voices) join each epoch. `precision` "auto"
-    is bf16-mixed where the hardware multiplies bf16 numbers, else 32-true.
+    `extra_per_epoch` is how many clips of the extra material (synthetic voices) join each epoch. With `balance` an
+    epoch draws as many clips as the training side has, with replacement, so that every class (or every class of every
+    group) is equally likely. `precision` "auto" is bf16-mixed where the hardware multiplies bf16 numbers, else
+    32-true.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -35,8 +39,18 @@ class Settings(BaseModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     averaging: float = Field(0.0, ge=0, lt=1)
     extra_per_epoch: int = Field(0, ge=0)
+    balance: Literal["none", "class", "class_and_group"] = "none"
     keep: Literal["last", "best"] = "last"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on: every setting, but those of later date only if they are used.
+
+        So a new setting leaves valid what was made before there was one.
+        """
+        form = self.model_dump(mode="json")
+        unused = [name for name in _OF_LATER_DATE if form[name] == type(self).model_fields[name].default]
+        return {name: value for name, value in form.items() if name not in unused}
 
     def optimizer_for(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimiser over all parameters of a model.

@@ -1,0 +1,45 @@
+"""What else do a network's features know?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+class Probe(NamedTuple):
+    """How well a linear classifier tells groups apart: balanced accuracy, and that of guessing, as fractions."""
+
+    accuracy: float
+    chance: float
+
+
+def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds: int = 5, seed: int = 0) -> Probe:
+    """Guess the groups (n,), such as recording devices, from embeddings (n, features) by logistic regression.
+
+    Cross-validated in `folds`; what is of one of the `recordings` (n,) stays in one fold. Balanced accuracy is the
+    mean of the groups' recalls, so that a frequent group counts no more than a rare one and chance is one over their
+    number. Raises ValueError unless there are two groups with `folds` recordings each.
+    Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
+
+    Notebook: 06_adversarial_devices
+    """
+    embeddings, groups, recordings = np.asarray(embeddings), np.asarray(groups), np.asarray(recordings)
+    if embeddings.ndim != 2 or not len(embeddings) == len(groups) == len(recordings):
+        shapes = f"{embeddings.shape}, {groups.shape} and {recordings.shape}"
+        raise ValueError(f"expected embeddings (n, features), groups (n,) and recordings (n,), got {shapes}")
+    names = np.unique(groups)
+    sizes = {name: len(np.unique(recordings[groups == name])) for name in names}
+    if len(names) < 2 or min(sizes.values()) < folds:
+        counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"a probe in {folds} folds needs {folds} recordings of each of two groups; there are {counts}")
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    predicted = cross_val_predict(classifier, embeddings, groups, groups=recordings, cv=split)
+    return Probe(float(balanced_accuracy_score(groups, predicted)), 1 / len(names))

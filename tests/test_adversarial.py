@@ -1,0 +1,347 @@
+"""Gradient reversal, adversarial and balanced training, and the probe that says what was gained."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course_lib.clips import Clips
+from course_lib.evaluation.probe import probe
+from course_lib.layers import GradientReversal
+from course_lib.models import CRNN, DomainAdversarial, LeanSpectNet, LogMelCNN, SampleCNN, SpectNet
+from course_lib.training import History, Settings, TrainingError, fit
+
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class GroupedClips(Clips):
+    groups: Tensor = None
+
+
+def clips_of(waveforms: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Clips:
+    """Clips of the rows of `waveforms`, each a recording of its own."""
+    count, samples = waveforms.shape
+    return GroupedClips(
+        samples=torch.from_numpy(waveforms.clip(-32768, 32767).astype(np.int16).ravel()),
+        start=samples * torch.arange(count),
+        length=torch.full((count,), samples),
+        labels=torch.from_numpy(labels),
+        recording=torch.arange(count),
+        clip_samples=samples,
+        sample_rate=1000,
+        fingerprint="made",
+        groups=torch.from_numpy(groups),
+    )
+
+
+def confounded(count: int, agreement: float, seed: int) -> Clips:
+    """Clips whose sample 0 tells the class, roughly, and sample 1 the device, clearly; both are 0 or 1.
+
+    In a fraction `agreement` of them class and device are the same number.
+    """
+    random = np.random.default_rng(seed)
+    groups = np.arange(count) % 2
+    labels = np.where(random.random(count) < agreement, groups, 1 - groups)
+    waveforms = random.normal(0, 1, (count, SAMPLES))
+    waveforms[:, 0] += 2 * labels - 1
+    waveforms[:, 1] = 0.3 * waveforms[:, 1] + 2 * groups - 1
+    return clips_of(4000 * waveforms, labels, groups)
+
+
+class OneFeature(nn.Module):
+    """A weighted sum of the samples, and two logits of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front_end = nn.Identity()
+        self.sum, self.classify = nn.Linear(SAMPLES, 1), nn.Linear(1, 2)
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        return self.sum(8 * self.front_end(waveforms))
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.classify(self.embed(waveforms))
+
+
+def adversarial(weight: float = 1.0, n_domains: int = 2, seed: int = 0) -> DomainAdversarial:
+    torch.manual_seed(seed)
+    return DomainAdversarial(OneFeature(), n_domains, hidden=20, weight=weight)
+
+
+def train(model: nn.Module, clips: Clips, seed: int = 0, **changes: object) -> History:
+    form = {"epochs": 3, "batch_size": 50, "learning_rate": 0.02, "schedule": "one_cycle", "precision": "32-true"}
+    names = ("checkpoint", "on_epoch", "extra", "validation")
+    options = {name: changes.pop(name) for name in names if name in changes}
+    how = Settings(**(form | changes))
+    return fit(model, clips, settings=how, seed=seed, accelerator="cpu", progress=False, **options)
+
+
+# Gradient reversal
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.0])
+def test_features_pass_and_their_gradient_is_turned_round(weight: float) -> None:
+    features = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    layer = GradientReversal(weight)
+    output = layer(features)
+    assert torch.equal(output, features)
+    output.square().sum().backward()
+    torch.testing.assert_close(features.grad, -weight * 2 * features.detach())
+
+
+def test_the_weight_can_change_between_two_passes() -> None:
+    features, layer = torch.ones(2, requires_grad=True), GradientReversal(1.0)
+    first = layer(features)
+    layer.weight = 0.25
+    layer(features).sum().backward()
+    first.sum().backward()  # made with the weight of its time
+    assert features.grad.tolist() == [-1.25, -1.25]
+
+
+# The model
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: SpectNet(3, 4),
+        lambda: LeanSpectNet(3, 4, (4, 8), 8),
+        lambda: LogMelCNN(3),
+        lambda: CRNN(3, 20, (4, 8), 8),
+        lambda: SampleCNN(3, 2500, width=4),
+    ],
+    ids=["SpectNet", "LeanSpectNet", "LogMelCNN", "CRNN", "SampleCNN"],
+)
+def test_any_network_gets_a_second_head(network) -> None:
+    torch.manual_seed(0)
+    model, waveforms = DomainAdversarial(network(), n_domains=5), torch.randn(4, 2500) / 10
+    logits, domain_logits = model(waveforms)
+    assert logits.shape == (4, 3) and domain_logits.shape == (4, 5)
+    (logits.sum() + domain_logits.square().sum()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval()
+    assert torch.equal(model(waveforms), model.network(waveforms))
+    assert torch.equal(model.embed(waveforms), model.network.embed(waveforms))
+    assert model.front_end is model.network.front_end
+
+
+def test_the_domain_head_descends_and_the_features_ascend() -> None:
+    model, waveforms, domains = adversarial(0.5), torch.randn(6, SAMPLES), torch.arange(6) % 2
+    functional.cross_entropy(model(waveforms)[1], domains).backward()
+    turned = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    head = model.domain(model.network.embed(waveforms))
+    names, values = zip(*((name, value) for name, value in model.named_parameters() if name in turned), strict=True)
+    plain = dict(zip(names, torch.autograd.grad(functional.cross_entropy(head, domains), values), strict=True))
+    assert any(name.startswith("network.sum") for name in turned)
+    for name, gradient in turned.items():
+        factor = -0.5 if name.startswith("network") else 1.0
+        torch.testing.assert_close(gradient, factor * plain[name])
+
+
+def test_the_weight_follows_the_progress_of_the_training() -> None:
+    model = adversarial(weight=3.0)
+    for progress in (0.0, 0.1, 0.5, 1.0):
+        model.set_progress(progress)
+        assert model.reversal.weight == pytest.approx(3 * math.tanh(5 * progress))
+
+
+def test_dropout_in_front_of_the_last_layer_stays_on_while_training() -> None:
+    torch.manual_seed(0)
+    model, waveforms = DomainAdversarial(LogMelCNN(3, dropout=0.5), 2), torch.randn(4, 2500)
+    first, again = model(waveforms), model(waveforms)
+    assert not torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+
+
+# Training it
+
+
+def test_adversarial_training_hides_the_device_and_helps_where_class_and_device_are_apart() -> None:
+    train_side, test_side = confounded(600, 0.9, seed=0), confounded(600, 0.5, seed=1)
+    waveforms, labels = test_side.batch(torch.arange(600))
+    probes, accuracies, domain_accuracies = [], [], []
+    for weight in (0.0, 1.0):
+        model = adversarial(weight)
+        history = train(model, train_side, epochs=10)
+        with torch.no_grad():
+            probes.append(probe(model.embed(waveforms), test_side.groups, test_side.recording).accuracy)
+            accuracies.append((model(waveforms).argmax(dim=1) == labels).float().mean().item())
+        domain_accuracies.append(history.table()["domain_accuracy"].iloc[-1])
+    assert probes[0] > 0.68 and probes[1] < 0.6
+    assert accuracies[1] > accuracies[0] + 0.02
+    assert domain_accuracies[1] < domain_accuracies[0] - 0.1
+
+
+def test_the_history_of_a_domain_head() -> None:
+    clips = confounded(100, 0.5, seed=0)
+    model = adversarial()
+    with torch.no_grad():
+        model.domain[2].weight.zero_()
+        model.domain[2].bias.copy_(torch.tensor([2.0, 0.0]))  # always says device 0, which is right half the time
+    table = train(model, clips, validation=clips, epochs=1, learning_rate=1e-12).table()
+    assert table["domain_accuracy"].tolist() == [0.5]
+    assert table["domain_loss"].tolist() == pytest.approx([math.log(1 + math.exp(-2)) + 1], rel=1e-5)
+    assert table["validation_loss"].tolist() == pytest.approx(table["train_loss"].tolist(), rel=1e-4)
+    assert not [name for name in train(OneFeature(), clips).table() if "domain" in name]
+
+
+def test_averaged_weights_work_with_a_domain_head() -> None:
+    clips = confounded(100, 0.9, seed=0)
+    history = train(adversarial(), clips, validation=clips, averaging=0.9, keep="best")
+    assert history.epochs[-1].validation_accuracy > 0.5
+
+
+def test_more_groups_than_domains_are_refused() -> None:
+    clips = confounded(20, 0.5, seed=0)
+    clips.groups[3] = 4
+    with pytest.raises(TrainingError, match="tells 2 domains apart but the clips have 5 groups"):
+        train(adversarial(), clips)
+
+
+def test_an_interrupted_adversarial_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    clips, how = confounded(60, 0.7, seed=0), {"balance": "class_and_group", "batch_size": 20}
+    whole, interrupted = adversarial(), adversarial()
+    history = train(whole, clips, **how)
+
+    def stop(history: History) -> None:
+        if len(history.epochs) == 2:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "kept.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, clips, checkpoint=kept, on_epoch=stop, **how)
+    resumed = adversarial(seed=1)
+    again = train(resumed, clips, checkpoint=kept, **how)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert [epoch.domain_loss for epoch in again.epochs] == [epoch.domain_loss for epoch in history.epochs]
+
+
+# Balanced draws
+
+
+class Witness(nn.Module):
+    """Notes which clips it was shown: the numbers in their first sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(2))
+        self.shown: list[int] = []
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        self.shown += (waveforms[:, 0] * 32768).round().int().tolist()
+        return self.scale.expand(len(waveforms), 2)
+
+
+LABELS = np.repeat([0, 0, 1, 1], [500, 60, 30, 10])
+GROUPS = np.repeat([0, 1, 0, 1], [500, 60, 30, 10])
+
+
+def shown(balance: str, epochs: int = 1, seed: int = 0, extra: Clips | None = None) -> list[int]:
+    clips = clips_of(np.tile(np.arange(600)[:, None], SAMPLES), LABELS, GROUPS)
+    model, many = Witness(), {"extra": extra, "extra_per_epoch": 7} if extra is not None else {}
+    train(model, clips, seed, epochs=epochs, balance=balance, **many)
+    return model.shown
+
+
+def shares(numbers: list[int], *keys: np.ndarray) -> dict[tuple[int, ...], float]:
+    counts = Counter(tuple(int(key[number]) for key in keys) for number in numbers)
+    return {cell: count / len(numbers) for cell, count in counts.items()}
+
+
+def test_without_balance_an_epoch_is_every_clip_once() -> None:
+    assert sorted(shown("none")) == list(range(600))
+
+
+def test_balanced_by_class_both_classes_are_equally_likely() -> None:
+    numbers = shown("class", epochs=4)
+    assert len(numbers) == 4 * 600
+    assert shares(numbers, LABELS) == pytest.approx({(0,): 0.5, (1,): 0.5}, abs=0.04)
+    # Within a class every clip is equally likely, so that group 0 keeps its share of it.
+    in_first = [number for number in numbers if LABELS[number] == 0]
+    assert shares(in_first, GROUPS)[0,] == pytest.approx(500 / 560, abs=0.04)
+
+
+def test_balanced_by_class_and_group_all_cells_are_equally_likely() -> None:
+    found = shares(shown("class_and_group", epochs=4), LABELS, GROUPS)
+    assert found == pytest.approx({(0, 0): 0.25, (0, 1): 0.25, (1, 0): 0.25, (1, 1): 0.25}, abs=0.04)
+
+
+def test_balanced_draws_depend_on_seed_and_epoch_only() -> None:
+    twice = shown("class_and_group", epochs=2)
+    assert shown("class_and_group", epochs=2) == twice
+    assert shown("class_and_group", seed=1, epochs=2) != twice
+    assert twice[:600] != twice[600:]
+
+
+def test_extra_clips_join_balanced_draws() -> None:
+    extra = clips_of(np.full((9, SAMPLES), 1000), np.zeros(9, int), np.zeros(9, int))
+    numbers = shown("class", extra=extra)
+    assert len(numbers) == 607 and numbers.count(1000) == 7
+
+
+def test_an_unknown_balance_is_refused() -> None:
+    with pytest.raises(ValueError, match="balance"):
+        Settings(balance="device")
+
+
+def test_a_result_depends_on_balance_only_where_it_is_used() -> None:
+    assert "balance" not in Settings().identity()
+    assert Settings(balance="class").identity()["balance"] == "class"
+    assert Settings(l1_penalty=0.1, epochs=4).identity() == Settings(l1_penalty=0.1, epochs=4).model_dump(
+        exclude={"balance"}
+    )
+
+
+# The probe
+
+
+def embedded(separation: float, per_group: tuple[int, ...] = (30, 30, 30), segments: int = 3) -> tuple[np.ndarray, ...]:
+    """Embeddings of segments: a place for each group, `separation` apart, and a place for each recording."""
+    random = np.random.default_rng(0)
+    groups = np.repeat([f"device-{letter}" for letter in "abc"[: len(per_group)]], per_group)
+    places = separation * np.eye(8)[np.unique(groups, return_inverse=True)[1]]
+    recordings = places + random.normal(0, 1, (len(groups), 8))
+    embeddings = np.repeat(recordings, segments, axis=0) + random.normal(0, 0.01, (segments * len(groups), 8))
+    return embeddings, np.repeat(groups, segments), np.repeat(np.arange(len(groups)), segments)
+
+
+def test_groups_that_lie_apart_are_told_apart() -> None:
+    accuracy, chance = probe(*embedded(8.0))
+    assert accuracy > 0.97 and chance == pytest.approx(1 / 3)
+
+
+def test_the_segments_of_a_recording_do_not_give_it_away() -> None:
+    # Every recording has a place of its own: with its segments on both sides, a nearest neighbour is always right.
+    assert probe(*embedded(0.0)).accuracy < 0.5
+
+
+def test_a_frequent_group_does_not_raise_the_accuracy() -> None:
+    accuracy, chance = probe(*embedded(0.0, per_group=(150, 12)))
+    assert chance == 0.5 and 0.3 < accuracy < 0.7
+
+
+def test_a_probe_repeats_and_takes_tensors() -> None:
+    embeddings, groups, recordings = embedded(1.0)
+    first = probe(embeddings, groups, recordings)
+    assert probe(torch.from_numpy(embeddings), groups, torch.from_numpy(recordings)) == first
+
+
+def test_what_cannot_be_probed_is_refused() -> None:
+    embeddings, groups, recordings = embedded(1.0, per_group=(30, 4))
+    with pytest.raises(ValueError, match=r"needs 5 recordings of each .* device-a 30, device-b 4"):
+        probe(embeddings, groups, recordings)
+    assert 0 <= probe(embeddings, groups, recordings, folds=4).accuracy <= 1
+    with pytest.raises(ValueError, match="device-a 10"):
+        probe(*embedded(1.0, per_group=(10,)))
+    with pytest.raises(ValueError, match="expected embeddings"):
+        probe(embeddings[:, 0], groups, recordings)
