@@ -311,27 +311,24 @@ def estimates(table: pd.DataFrame, title: str, chance: float | None = 10.0) -> F
 
 
 def benchmark(report: Mapping[str, Any], ours: str) -> Figure:
-    """Time and kept memory of a training step, as multiples of those of `ours`: a group of bars for each case.
+    """Time and kept memory of a training step, as multiples of those of `ours`: a line for each case.
 
-    `report` is what `benchmarks.gammatone.run` returns or has written.
+    `report` is what `benchmarks.gammatone.run` returns or has written. A fixed front end has the time of its forward
+    pass, and no dot for memory.
     """
     rows = [row | {"case": case["case"]} for case in report["cases"] for row in case["rows"] if "left_out" not in row]
     table = pd.DataFrame(rows)
+    kept = table[table["candidate"] == ours].set_index("case")["saved_mb"]
     table = table[table["candidate"] != ours]
-    kept = {row["case"]: row["saved_mb"] for row in rows if row["candidate"] == ours}
-    table["memory"] = table["saved_mb"] / table["case"].map(kept).clip(lower=1e-3)
-    cases = list(dict.fromkeys(table["case"]))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.9 * len(cases)), sharey=True)
-    labels = {"step_to_ours": "time of a training step", "memory": "memory kept for the backward pass"}
-    for place, (column, label) in zip(axes, labels.items(), strict=True):
-        shown = table[table[column] > 0]
-        sns.barplot(
-            shown, y="case", x=column, hue="candidate", order=cases, hue_order=table["candidate"].unique(), ax=place
-        )
+    table["memory"] = (table["saved_mb"] / table["case"].map(kept).clip(lower=1e-3)).where(table["saved_mb"] > 0)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 1.6 + 0.45 * table["case"].nunique()), sharey=True)
+    titles = {"step_to_ours": "time of a training step", "memory": "memory kept for it"}
+    for place, (column, title) in zip(axes, titles.items(), strict=True):
+        looks = {"hue": "candidate", "style": "candidate", "s": 90, "legend": column == "memory"}
+        sns.scatterplot(table, y="case", x=column, **looks, ax=place)
         place.axvline(1, color="black", linewidth=1)
-        place.set(xscale="log", xlabel=f"{label} (times that of {ours})", ylabel="")
-    axes[1].get_legend().remove()
-    axes[0].legend(title=None, fontsize="x-small")
+        place.set(xscale="log", xlabel=f"times “{ours}”", ylabel="", title=title)
+    axes[1].legend(title=None, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
