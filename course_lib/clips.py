@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,28 +35,28 @@ class Clips:
 
     @classmethod
     def cut(
-        cls, recordings: Recordings, seconds: float, hop_seconds: float | None = None, progress: bool = True
+        cls,
+        recordings: Recordings,
+        seconds: float,
+        hop_seconds: float | None = None,
+        progress: bool = True,
+        starts: Sequence[np.ndarray] | None = None,
     ) -> Clips:
         """Cut every recording into clips of `seconds`.
 
-        Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`
-        for as long as a whole clip fits (one at least). What is too short is padded with zeros.
+        Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`,
+        and with `starts` at the given samples of each recording, for as long as a whole clip fits (one clip at least).
+        What is too short is padded with zeros.
         """
         clip_samples = round(seconds * recordings.sample_rate)
         if clip_samples < 1 or seconds > LONGEST_CLIP_S:
             raise ValueError(f"a clip holds from one sample to {LONGEST_CLIP_S} s, not {seconds} s")
         decoded = decode(recordings, progress)
         lengths = np.diff(decoded.offsets)
-        if hop_seconds is None:
-            clips_in = np.ones(len(lengths), dtype=np.int64)
-            hop = 0
+        if starts is not None:
+            recording, within = _fitting(starts, lengths, clip_samples)
         else:
-            hop = round(hop_seconds * recordings.sample_rate)
-            if hop < 1:
-                raise ValueError(f"a hop of {hop_seconds} s at {recordings.sample_rate} Hz is under one sample")
-            clips_in = 1 + np.maximum(lengths - clip_samples, 0) // hop
-        recording = np.repeat(np.arange(len(lengths)), clips_in)
-        within = hop * (np.arange(len(recording)) - np.repeat(np.cumsum(clips_in) - clips_in, clips_in))
+            recording, within = _regular(hop_seconds, recordings.sample_rate, lengths, clip_samples)
         return cls(
             samples=torch.from_numpy(decoded.samples),
             start=torch.from_numpy(decoded.offsets[recording] + within),
@@ -114,3 +115,29 @@ class Clips:
         slices = self.samples.unfold(0, self.clip_samples, 1)[start.to(self.samples.device)].to(start.device)
         beyond = torch.arange(self.clip_samples, device=start.device) >= length[:, None]
         return slices.float().div_(32768).masked_fill_(beyond, 0.0), self.labels[index]
+
+
+def _regular(
+    hop_seconds: float | None, sample_rate: int, lengths: np.ndarray, clip_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position of every clip: the beginning only, or as many as fit, a hop apart."""
+    hop = 0
+    clips_in = np.ones(len(lengths), dtype=np.int64)
+    if hop_seconds is not None:
+        hop = round(hop_seconds * sample_rate)
+        if hop < 1:
+            raise ValueError(f"a hop of {hop_seconds} s at {sample_rate} Hz is under one sample")
+        clips_in = 1 + np.maximum(lengths - clip_samples, 0) // hop
+    recording = np.repeat(np.arange(len(lengths)), clips_in)
+    return recording, hop * (np.arange(len(recording)) - np.repeat(np.cumsum(clips_in) - clips_in, clips_in))
+
+
+def _fitting(starts: Sequence[np.ndarray], lengths: np.ndarray, clip_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position of every clip: those of the given starts at which a clip fits, or else the beginning."""
+    if len(starts) != len(lengths):
+        raise ValueError(f"starts for {len(starts)} recordings, but there are {len(lengths)}")
+    if any((each < 0).any() for each in starts):
+        raise ValueError("a clip cannot start before its recording")
+    fitting = [each[each + clip_samples <= length] for each, length in zip(starts, lengths, strict=True)]
+    fitting = [each if len(each) else np.zeros(1, dtype=np.int64) for each in fitting]
+    return np.repeat(np.arange(len(lengths)), [len(each) for each in fitting]), np.concatenate(fitting)

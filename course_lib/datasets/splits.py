@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import GroupShuffleSplit, LeaveOneGroupOut, StratifiedShuffleSplit
+from sklearn.model_selection import GroupShuffleSplit, LeaveOneGroupOut, StratifiedKFold, StratifiedShuffleSplit
 
 from course_lib.datasets.recordings import DatasetError, Recordings
 
@@ -20,14 +21,14 @@ class Split:
     test: np.ndarray
 
 
-def official(recordings: Recordings) -> Split:
-    """The published split, from the table's column `official`. It says nothing about unseen groups.
+def official(recordings: Recordings, column: str = "official") -> Split:
+    """The published split, from a column of the table with values train and test. It says nothing about unseen groups.
 
     Notebook: 02_spoken_digits_cnn
     """
-    if "official" not in recordings.table:
-        raise DatasetError(f"{recordings.name} has no official split; use random or leave_one_group_out")
-    return _checked(recordings, "official", recordings.find(official="train"), recordings.find(official="test"))
+    if column not in recordings.table:
+        raise DatasetError(f"{recordings.name} has no {column} split; use random or leave_one_group_out")
+    return _checked(recordings, column, recordings.find(**{column: "train"}), recordings.find(**{column: "test"}))
 
 
 def random(recordings: Recordings, test_fraction: float = 0.1, seed: int = 0, rows: np.ndarray | None = None) -> Split:
@@ -40,6 +41,30 @@ def random(recordings: Recordings, test_fraction: float = 0.1, seed: int = 0, ro
     rows = np.arange(len(recordings)) if rows is None else rows
     train, test = _stratified(rows, recordings.table["label"].to_numpy()[rows], test_fraction, seed)
     return _checked(recordings, "random", train, test)
+
+
+def stratified_folds(
+    recordings: Recordings, n_folds: int = 10, seed: int = 0, rows: np.ndarray | None = None
+) -> list[Split]:
+    """Cross-validation of `rows` (default: all): every fold tests its share of each class within each group.
+
+    A class with fewer recordings than folds in a group is missing from some folds. It says nothing about unseen
+    groups, which are on both sides. Raises DatasetError for a number of folds that cannot be made.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    rows = np.arange(len(recordings)) if rows is None else rows
+    table = recordings.table.iloc[rows]
+    strata = table["group"].astype(str) + "/" + table["label"].astype(str)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(rows, strata))
+    except ValueError as error:
+        raise DatasetError(f"{recordings.name}: cannot make {n_folds} folds of {len(rows)} rows: {error}") from None
+    return [
+        _checked(recordings, f"fold_{number}", rows[train], rows[test]) for number, (train, test) in enumerate(folds)
+    ]
 
 
 def leave_one_group_out(recordings: Recordings) -> list[Split]:
