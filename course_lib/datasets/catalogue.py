@@ -79,7 +79,7 @@ ENTRIES = {
             "e": {"normal": 1958, "abnormal": 183},
             "f": {"normal": 80, "abnormal": 34},
         },
-        shortest_s=2.5,
+        shortest_s=physionet2016.SHORTEST_S,
     ),
 }
 

@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import scipy.signal
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from course_lib import audio
+from course_lib.datasets.physionet2016 import SAMPLE_RATE, SHORTEST_S
 from course_lib.datasets.recordings import Recordings
 
 LEVEL = 1 / 20
 _FLAT = 1e-6  # thirty times less than one step of a 16-bit file
 
 
-@dataclass(frozen=True)
-class HeartPreparation:
+class HeartPreparation(BaseModel):
     """Heart sounds (samples,) at `from_rate` Hz -> the same ones at `sample_rate` Hz, cleaned and at one level.
 
     Crop to the first `first_s` seconds (None: keep all), resample, keep the band `low_hz` .. `high_hz`, remove spikes
-    and normalise. Raises AudioError for a recording shorter than `shortest_s` and for a flat line.
+    and normalise. Raises AudioError for a recording shorter than a segment and for a flat line.
     Source: Schmidt et al. 2010, doi:10.1088/0967-3334/31/4/004; the challenge's sample entry prepares its sounds so.
 
     Notebook: 05_heart_sounds_physionet
     """
 
-    from_rate: int = 2000
-    sample_rate: int = 1000
-    low_hz: float = 25.0
-    high_hz: float = 400.0
-    order: int = 2
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    from_rate: int = Field(SAMPLE_RATE, gt=0)
+    sample_rate: int = Field(1000, gt=0)
+    low_hz: float = Field(25.0, gt=0)
+    high_hz: float = Field(400.0, gt=0)
     spikes_removed: bool = True
-    first_s: float | None = None
-    shortest_s: float = 2.5
+    first_s: float | None = Field(None, ge=SHORTEST_S)
+
+    @model_validator(mode="after")
+    def _possible(self) -> HeartPreparation:
+        if not self.low_hz < self.high_hz < self.sample_rate / 2:
+            raise ValueError(f"the band must be below half of the sample rate, {self.sample_rate / 2:g} Hz")
+        return self
 
     def __call__(self, waveform: Tensor) -> Tensor:
         lasts = len(waveform) / self.from_rate
-        if lasts < self.shortest_s:
+        if lasts < SHORTEST_S:
             raise audio.AudioError(
-                f"lasts {lasts:.2f} s, less than the {self.shortest_s:g} s of a segment; take it out of the data"
+                f"lasts {lasts:.2f} s, less than the {SHORTEST_S:g} s of a segment; take it out of the data"
             )
         if self.first_s is not None:
             waveform = waveform[: round(self.first_s * self.from_rate)]
         # In double precision the samples are the same on every machine once they are rounded to 16 bits.
         waveform = audio.resample(waveform.double(), self.from_rate, self.sample_rate)
-        waveform = band_pass(waveform, self.sample_rate, self.low_hz, self.high_hz, self.order)
+        waveform = band_pass(waveform, self.sample_rate, self.low_hz, self.high_hz)
         if self.spikes_removed:
             waveform = remove_spikes(waveform, self.sample_rate)
         if waveform.std() < _FLAT:
@@ -55,14 +62,14 @@ class HeartPreparation:
         return normalise(waveform).float()
 
 
-def prepared(recordings: Recordings, **settings: float | None) -> Recordings:
-    """The same recordings, every waveform prepared by `HeartPreparation` with the given settings.
+def prepared(recordings: Recordings, preparation: HeartPreparation | None = None) -> Recordings:
+    """The same recordings, every waveform prepared; by default as `HeartPreparation()` does.
 
     Whatever reads them (`waveform`, `Clips.cut`) reads prepared samples; they are computed once and kept in the cache.
 
     Notebook: 05_heart_sounds_physionet
     """
-    preparation = HeartPreparation(from_rate=recordings.sample_rate, **settings)
+    preparation = preparation or HeartPreparation()
     return replace(recordings, sample_rate=preparation.sample_rate, preparation=preparation)
 
 

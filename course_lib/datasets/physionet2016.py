@@ -15,6 +15,7 @@ from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings
 from course_lib.datasets.splits import Split
 
 SAMPLE_RATE = 2000
+SHORTEST_S = 2.5  # a segment
 CLASS_NAMES = ("normal", "abnormal")
 # What recorded each subset. In e it depends on the class: Liu et al. 2016, doi:10.1088/0967-3334/37/12/2181.
 DEVICES = {
@@ -68,7 +69,7 @@ def read(folder: Path, source: str) -> Recordings:
 
 
 def published_lists(recordings: Recordings) -> list[Split]:
-    """The four fold lists published with SpectNet, whose test sides are disjoint.
+    """The four fold lists published with SpectNet, without flagged recordings; their test sides are disjoint.
 
     Every device is on both sides, so they say nothing about unseen ones.
     Raises DatasetError when the lists are not there.
