@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from course_lib import audio
 from course_lib.audio import AudioError
 from course_lib.clips import Clips
-from course_lib.datasets import DatasetError, Recordings, heart_cycles, heart_preparation, physionet2016
+from course_lib.datasets import DatasetError, Recordings, heart_cycles, physionet2016
 from course_lib.datasets.decoded import decode
 from course_lib.datasets.heart_cycles import cycle_starts, find_cycles
 from course_lib.datasets.heart_preparation import HeartPreparation, band_pass, normalise, prepared, remove_spikes
@@ -150,6 +150,20 @@ def test_steps_can_be_left_out_or_changed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"high_hz": 500}, "below half of the sample rate, 500 Hz"),
+        ({"low_hz": 401}, "band"),
+        ({"first_s": 2.4}, "first_s"),
+        ({"spikes": True}, "spikes"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, float], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        HeartPreparation(**wrong)
+
+
+@pytest.mark.parametrize(
     ("waveform", "problem"),
     [
         (torch.zeros(8000), "is a flat line"),
@@ -201,7 +215,7 @@ def test_clips_are_cut_from_prepared_samples(raw: Recordings) -> None:
 
 def test_preparing_is_done_once_for_each_setting(raw: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, first = decode(raw, progress=False), decode(prepared(raw), progress=False)
-    shorter = decode(prepared(raw, first_s=4), progress=False)
+    shorter = decode(prepared(raw, HeartPreparation(first_s=4)), progress=False)
     assert len(kept()) == 3
     assert len({plain.fingerprint, first.fingerprint, shorter.fingerprint}) == 3
     monkeypatch.setattr(audio, "read", lambda *_: pytest.fail("decoded again"))
@@ -315,8 +329,3 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(raw: Recordings) -> N
     (cache_folder() / "cycles").touch()
     with pytest.raises(DatasetError, match=r"cannot write to .*cycles .*COURSE_CACHE"):
         cycle_starts(prepared(raw), progress=False)
-
-
-def test_settings_are_part_of_the_name_of_the_cache() -> None:
-    assert repr(HeartPreparation()) != repr(HeartPreparation(order=3))
-    assert heart_preparation.HeartPreparation(first_s=60.0) == HeartPreparation(first_s=60.0)

@@ -116,8 +116,8 @@ class Recipe(_Experiment):
     model: Model
     training: Settings = Settings()
     validation: Validation | None = None
-    preparation: HeartPreparation | None = None
     extra_voices: dict[Literal["speakers", "takes", "seed"], int] | None = None
+    preparation: HeartPreparation | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
