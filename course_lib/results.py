@@ -142,8 +142,9 @@ def predictions(result: Result, part: str = "test") -> pd.DataFrame:
 def decisions(result: Result, part: str = "test") -> pd.DataFrame:
     """What a model for two classes said of each recording of a part, test or validation.
 
-    Columns: label, group, clips (how many), vote (the share of them called class 1), probability (of class 1, pooled)
-    and predicted (by the rule of the protocol). Raises ResultError as `predictions` does.
+    Columns: label, group, clips (how many), vote (the share of them called class 1), probability (of class 1, pooled),
+    margin (how far it is from the threshold, by the rule of the protocol) and predicted (1 from a margin of 0). Raises
+    ResultError as `predictions` does.
 
     Notebook: 05_heart_sounds_physionet
     """
@@ -152,8 +153,8 @@ def decisions(result: Result, part: str = "test") -> pd.DataFrame:
     about = pd.DataFrame({"label": label.astype(int), "group": group}, index=recording)
     by_recording = about.groupby(level=0, sort=False)
     found = by_recording.first().assign(clips=by_recording.size(), vote=evaluation.vote(clips))
-    predicted = decide(clips, result.protocol, result.threshold)
-    return found.assign(probability=evaluation.pooled(clips)[1], predicted=predicted)
+    margin = _margin(clips, result.protocol, result.threshold)
+    return found.assign(probability=evaluation.pooled(clips)[1], margin=margin, predicted=(margin >= 0).astype(int))
 
 
 def decide(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
@@ -164,9 +165,13 @@ def decide(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
     """
     if clips.shape[1] != 2:
         return evaluation.pooled(clips).idxmax(axis=1)
+    return (_margin(clips, protocol, threshold) >= 0).astype(int)
+
+
+def _margin(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
     if protocol == "published_list_0":
-        return (evaluation.vote(clips) >= 0.5).astype(int)
-    return (evaluation.pooled(clips)[1] >= threshold).astype(int)
+        return evaluation.vote(clips) - 0.5
+    return evaluation.log_odds(evaluation.pooled(clips)[1]) - evaluation.log_odds(threshold)
 
 
 def _arrays(result: Result, part: str, *names: str) -> list[np.ndarray]:

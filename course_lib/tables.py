@@ -23,7 +23,7 @@ def table(folder: str, source: str = "real") -> list[dict[str, Any]]:
     Between two classes a row has `scores`, means over the seeds, and the interval is that of MAcc, over the recordings
     of each class. `per_group` is the MAcc on each device and `per_group_interval` its interval, None where a device has
     one class only. Under leave_one_device_out the scores are means over the devices; under the other protocols all test
-    recordings of a seed count together. `leaky` marks the protocol whose test side chose the epoch.
+    recordings of a seed count together. `leaky` marks the protocol whose test side chooses the epoch.
 
     Notebook: 02_spoken_digits_cnn
     """

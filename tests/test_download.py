@@ -186,6 +186,15 @@ def test_several_archives_make_one_folder(
     assert check(wanted, fetch(wanted, progress=False), progress=False) == []
 
 
+@pytest.mark.parametrize("around", ["", "wrapped/"])
+def test_a_folder_around_everything_is_left_away(
+    around: str, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+) -> None:
+    body = zipped(original, (f"{around}README", b"Read me."), prefix=around)
+    wanted = tiny(server.serve("/tiny.zip", body), inside="*")
+    assert check(wanted, fetch(wanted, progress=False), progress=False) == []
+
+
 def test_prints_a_bar_only_on_request(
     server: Server, home: Path, original: Path, tiny: Callable[..., Entry], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,10 +17,10 @@ class Entry:
 
     `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included, unpacked into one folder; an
     address may end in `#sha256=HEX`, or in `#sha256sums` where a file SHA256SUMS.txt beside the archive lists it.
-    `inside` is the path in there that becomes the data set's folder; `manifest` names a file beside this module with a
-    hash of each recording's samples. `group_counts` are the sizes of the classes within each group; a recording
-    shorter than `shortest_s` seconds is of no use. `read(folder, source)` lists the recordings,
-    `write_stand_in(folder, progress=...)` makes replacements in the same layout.
+    `inside` is the path in there that becomes the data set's folder (`*`: all of it, or the one folder around it);
+    `manifest` names a file beside this module with a hash of each recording's samples. `group_counts` are the sizes of
+    the classes within each group; a recording shorter than `shortest_s` seconds is of no use. `read(folder, source)`
+    lists the recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout.
     """
 
     name: str
@@ -63,7 +63,7 @@ ENTRIES = {
         citation="C. Liu et al., An open access database for the evaluation of heart sound algorithms, "
         "Physiological Measurement 37, 2016, doi:10.1088/0967-3334/37/12/2181",
         archives=("https://physionet.org/files/challenge-2016/1.0.0/training.zip#sha256sums",),
-        inside="",
+        inside="*",
         megabytes=181,
         recordings=3240,
         sample_rate=physionet2016.SAMPLE_RATE,

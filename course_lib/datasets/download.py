@@ -65,6 +65,9 @@ def _prepare(known: Entry, work: Path, progress: bool, timeout: float) -> Path:
         _unpack(plain, archive, unpacked)
         archive.unlink()
     folder = unpacked / known.inside
+    if known.inside == "*":
+        content = list(unpacked.iterdir())
+        folder = content[0] if len(content) == 1 else unpacked
     problems = (
         check(known, folder, progress, samples=not vouched)
         if folder.is_dir()

@@ -3,7 +3,7 @@
 Notebook: 02_spoken_digits_cnn
 """
 
-from course_lib.evaluation.decisions import abstention, best_threshold, group_prior, pooled, ranking, vote
+from course_lib.evaluation.decisions import abstention, best_threshold, group_prior, log_odds, pooled, ranking, vote
 from course_lib.evaluation.grad_cam import grad_cam
 from course_lib.evaluation.predictions import predict
 from course_lib.evaluation.robustness import accuracy_in_noise
@@ -18,6 +18,7 @@ __all__ = [
     "grad_cam",
     "group_prior",
     "interval",
+    "log_odds",
     "pooled",
     "predict",
     "ranking",

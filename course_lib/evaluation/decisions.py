@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from sklearn import metrics
 
 from course_lib.evaluation.scores import scores
 
+T = TypeVar("T", float, np.ndarray, pd.Series)
 _SMALLEST = 1e-7
 
 
@@ -56,7 +58,7 @@ def best_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
     Notebook: 05_heart_sounds_physionet
     """
-    labels, odds = np.asarray(labels), log_odds(probabilities)
+    labels, odds = np.asarray(labels), log_odds(np.asarray(probabilities, dtype=float))
     normal, abnormal, values = np.sort(odds[labels == 0]), np.sort(odds[labels == 1]), np.unique(odds)
     if len(normal) == 0 or len(abnormal) == 0:
         return 0.5
@@ -68,9 +70,12 @@ def best_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return float(1 / (1 + np.exp(-best[np.abs(best).argmin()])))
 
 
-def log_odds(probabilities: ArrayLike) -> np.ndarray:
-    """log(p / (1 - p)), with p kept away from 0 and 1."""
-    kept = np.clip(np.asarray(probabilities, dtype=float), _SMALLEST, 1 - _SMALLEST)
+def log_odds(probabilities: T) -> T:
+    """log(p / (1 - p)), with p kept away from 0 and 1; of a number, an array or a pandas object.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    kept = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
     return np.log(kept) - np.log1p(-kept)
 
 
@@ -93,19 +98,20 @@ def ranking(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> dict
     }
 
 
-def abstention(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5, steps: int = 20) -> pd.DataFrame:
-    """Accuracy and MAcc on the recordings whose log-odds are furthest from the threshold, the others left to a doctor.
+def abstention(labels: ArrayLike, margins: ArrayLike, steps: int = 20) -> pd.DataFrame:
+    """Accuracy and MAcc on the recordings that are furthest from the threshold, the others left to a doctor.
 
-    A row for each of `steps` shares of the recordings that are decided; columns coverage, accuracy and macc (fractions;
-    macc is NaN where a class is missing).
+    `margins` (recordings,) say 1 from 0 up, and are the surer the further they are from 0. A row for each of `steps`
+    shares of recordings that are decided; columns coverage, accuracy and macc (fractions; macc is NaN where a class
+    is missing).
 
     Notebook: 05_heart_sounds_physionet
     """
-    labels, odds = np.asarray(labels), log_odds(probabilities) - log_odds(threshold)
-    surest_first = np.argsort(-np.abs(odds), kind="stable")
+    labels, margins = np.asarray(labels), np.asarray(margins)
+    surest_first = np.argsort(-np.abs(margins), kind="stable")
     rows = []
     for coverage in np.arange(1, steps + 1) / steps:
         decided = surest_first[: max(1, round(coverage * len(labels)))]
-        found = scores(labels[decided], (odds[decided] >= 0).astype(int), 2)
+        found = scores(labels[decided], (margins[decided] >= 0).astype(int), 2)
         rows.append((coverage, found["accuracy"], found["macc"]))
     return pd.DataFrame(rows, columns=["coverage", "accuracy", "macc"])
