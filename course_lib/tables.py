@@ -96,7 +96,7 @@ def _two_class_row(
         "scores": {name: _number(value) for name, value in per_seed.mean().items()},
         "low": low,
         "high": high,
-        "per_seed": per_seed["macc"].tolist(),
+        "per_seed": [_number(value) for value in per_seed["macc"]],
         "per_group": {
             group: None if part is None else float(part.groupby("label")["right"].mean().mean())
             for group, part in groups.items()
@@ -178,6 +178,9 @@ _PROTOCOL_HEADS = {
     "official": "official split",
     "random": "random 90/10",
     "leave_one_speaker_out": "leave one speaker out",
+    "published_list_0": "list 0, the origin's (leaky)",
+    "published_lists": "lists 0-3",
+    "leave_one_device_out": "leave one device out, mean of devices",
 }
 
 
@@ -192,19 +195,14 @@ def _two_class_markdown(rows: list[dict[str, Any]]) -> str:
         "data",
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in sorted(rows, key=lambda row: list(_HEART_PROTOCOLS).index(row["protocol"])):
+    for row in sorted(rows, key=lambda row: list(_PROTOCOL_HEADS).index(row["protocol"])):
         scores = [_percent(row["scores"][name]) for name in _SCORE_HEADS]
         macc = f"{_percent(row['scores']['macc'])} ({_percent(row['low'])} to {_percent(row['high'])})"
-        about = [f"{row['title']} (`{row['recipe']}`)", _HEART_PROTOCOLS[row["protocol"]], f"{row['parameters']:,}"]
+        about = [f"{row['title']} (`{row['recipe']}`)", _PROTOCOL_HEADS[row["protocol"]], f"{row['parameters']:,}"]
         lines.append(f"| {' | '.join([*about, macc, *scores, str(len(row['seeds'])), row['source']])} |")
     return "\n".join(lines)
 
 
-_HEART_PROTOCOLS = {
-    "published_list_0": "list 0, the origin's (leaky)",
-    "published_lists": "lists 0-3",
-    "leave_one_device_out": "leave one device out, mean of devices",
-}
 _SCORE_HEADS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
