@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
         for result in experiments.run(recipe, options.seed, protocol, options.fold, options.keep_model):
             place = f"{result.recipe} {result.protocol} {result.fold} seed {result.seed}"
-            print(f"{place}: accuracy {result.scores['accuracy']:.1%} of {result.test} ({result.source} data)")
+            print(f"{place}: {result.headline} of {result.test} ({result.source} data)")
     return 0
 
 

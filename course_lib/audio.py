@@ -40,6 +40,12 @@ def rate(path: str | Path) -> int:
         return file.samplerate
 
 
+def seconds(path: str | Path) -> float:
+    """Duration of a sound file in seconds, read from its header. Raises AudioError as `read` does."""
+    with _open(Path(path)) as file:
+        return file.frames / file.samplerate
+
+
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Band-limited resampling of (..., samples) from one rate to another, both in Hz (windowed sinc).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,14 +12,16 @@ from torch import Tensor
 from course_lib.datasets.decoded import LONGEST_CLIP_S, decode
 from course_lib.datasets.recordings import Recordings
 
+_EACH = ("start", "length", "labels", "groups", "recording")
+
 
 @dataclass(frozen=True)
 class Clips:
     """Clips of `clip_samples` samples each, as positions in one long array of int16 samples.
 
-    `start`, `length` (samples before the padding begins), `labels` and `recording` (row in the table) have shape
-    (clips,). Picking clips (`clips[index]`), joining (`a + b`) and moving (`.to(device)`) leave the audio encoded;
-    only `batch` makes waveforms of it.
+    `start`, `length` (samples before the padding begins), `labels`, `groups` (indices into `group_names`) and
+    `recording` (row in the table) have shape (clips,). Picking clips (`clips[index]`), joining (`a + b`) and moving
+    (`.to(device)`) leave the audio encoded; only `batch` makes waveforms of it.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -27,41 +30,45 @@ class Clips:
     start: Tensor
     length: Tensor
     labels: Tensor
+    groups: Tensor
     recording: Tensor
+    group_names: tuple[str, ...]
     clip_samples: int
     sample_rate: int
     fingerprint: str
 
     @classmethod
     def cut(
-        cls, recordings: Recordings, seconds: float, hop_seconds: float | None = None, progress: bool = True
+        cls,
+        recordings: Recordings,
+        seconds: float,
+        hop_seconds: float | None = None,
+        progress: bool = True,
+        starts: Sequence[np.ndarray] | None = None,
     ) -> Clips:
         """Cut every recording into clips of `seconds`.
 
-        Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`
-        for as long as a whole clip fits (one at least). What is too short is padded with zeros.
+        Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`,
+        and with `starts` at the given samples of each recording, for as long as a whole clip fits (one clip at least).
+        What is too short is padded with zeros.
         """
         clip_samples = round(seconds * recordings.sample_rate)
         if clip_samples < 1 or seconds > LONGEST_CLIP_S:
             raise ValueError(f"a clip holds from one sample to {LONGEST_CLIP_S} s, not {seconds} s")
         decoded = decode(recordings, progress)
         lengths = np.diff(decoded.offsets)
-        if hop_seconds is None:
-            clips_in = np.ones(len(lengths), dtype=np.int64)
-            hop = 0
-        else:
-            hop = round(hop_seconds * recordings.sample_rate)
-            if hop < 1:
-                raise ValueError(f"a hop of {hop_seconds} s at {recordings.sample_rate} Hz is under one sample")
-            clips_in = 1 + np.maximum(lengths - clip_samples, 0) // hop
-        recording = np.repeat(np.arange(len(lengths)), clips_in)
-        within = hop * (np.arange(len(recording)) - np.repeat(np.cumsum(clips_in) - clips_in, clips_in))
+        group_names, groups = np.unique(recordings.table["group"].to_numpy(str), return_inverse=True)
+        if starts is None:
+            starts = _regular(lengths, clip_samples, hop_seconds, recordings.sample_rate)
+        recording, within = _fitting(starts, lengths, clip_samples)
         return cls(
             samples=torch.from_numpy(decoded.samples),
             start=torch.from_numpy(decoded.offsets[recording] + within),
             length=torch.from_numpy(np.minimum(lengths[recording] - within, clip_samples)),
             labels=torch.from_numpy(recordings.table["label"].to_numpy(dtype=np.int64)[recording]),
+            groups=torch.from_numpy(groups[recording]),
             recording=torch.from_numpy(recording),
+            group_names=tuple(group_names.tolist()),
             clip_samples=clip_samples,
             sample_rate=recordings.sample_rate,
             fingerprint=decoded.fingerprint,
@@ -74,7 +81,7 @@ class Clips:
         """The clips at the given positions; the audio itself is shared."""
         if isinstance(index, np.ndarray):
             index = torch.from_numpy(index)
-        picked = {name: getattr(self, name)[index] for name in ("start", "length", "labels", "recording")}
+        picked = {name: getattr(self, name)[index] for name in _EACH}
         return replace(self, **picked)
 
     def of_recordings(self, rows: np.ndarray) -> Clips:
@@ -82,7 +89,7 @@ class Clips:
         return self[torch.isin(self.recording, torch.as_tensor(rows, device=self.recording.device))]
 
     def __add__(self, other: Clips) -> Clips:
-        """Both sets of clips as one; the rows of `other` are counted on from those of this one."""
+        """Both sets of clips as one; the rows and groups of `other` are counted on from those of this one."""
         if (self.clip_samples, self.sample_rate) != (other.clip_samples, other.sample_rate):
             raise ValueError("clips of different length or sample rate cannot be joined")
         next_row = int(self.recording.max()) + 1 if len(self) else 0
@@ -91,7 +98,9 @@ class Clips:
             start=torch.cat([self.start, other.start + len(self.samples)]),
             length=torch.cat([self.length, other.length]),
             labels=torch.cat([self.labels, other.labels]),
+            groups=torch.cat([self.groups, other.groups + len(self.group_names)]),
             recording=torch.cat([self.recording, other.recording + next_row]),
+            group_names=self.group_names + other.group_names,
             clip_samples=self.clip_samples,
             sample_rate=self.sample_rate,
             fingerprint=f"{self.fingerprint}+{other.fingerprint}",
@@ -100,7 +109,7 @@ class Clips:
     def to(self, device: torch.device | str, keep_free: float = 0.5) -> Clips:
         """Move to a device; on a GPU the audio stays behind when it would fill over `1 - keep_free` of free memory."""
         device = torch.device(device)
-        moved = {name: getattr(self, name).to(device) for name in ("start", "length", "labels", "recording")}
+        moved = {name: getattr(self, name).to(device) for name in _EACH}
         fits = True
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
@@ -114,3 +123,24 @@ class Clips:
         slices = self.samples.unfold(0, self.clip_samples, 1)[start.to(self.samples.device)].to(start.device)
         beyond = torch.arange(self.clip_samples, device=start.device) >= length[:, None]
         return slices.float().div_(32768).masked_fill_(beyond, 0.0), self.labels[index]
+
+
+def _regular(lengths: np.ndarray, clip_samples: int, hop_seconds: float | None, sample_rate: int) -> list[np.ndarray]:
+    """Where the clips of each recording start: at its beginning and, with a hop, as often as a whole one fits."""
+    if hop_seconds is None:
+        return [np.zeros(1, dtype=np.int64)] * len(lengths)
+    hop = round(hop_seconds * sample_rate)
+    if hop < 1:
+        raise ValueError(f"a hop of {hop_seconds} s at {sample_rate} Hz is under one sample")
+    return [np.arange(0, max(length - clip_samples, 0) + 1, hop) for length in lengths]
+
+
+def _fitting(starts: Sequence[np.ndarray], lengths: np.ndarray, clip_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position of every clip: those of the given starts at which a clip fits, or else the beginning."""
+    if len(starts) != len(lengths):
+        raise ValueError(f"starts for {len(starts)} recordings, but there are {len(lengths)}")
+    if any((each < 0).any() for each in starts):
+        raise ValueError("a clip cannot start before its recording")
+    fitting = [each[each + clip_samples <= length] for each, length in zip(starts, lengths, strict=True)]
+    fitting = [each if len(each) else np.zeros(1, dtype=np.int64) for each in fitting]
+    return np.repeat(np.arange(len(lengths)), [len(each) for each in fitting]), np.concatenate(fitting)

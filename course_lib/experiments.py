@@ -1,20 +1,14 @@
-"""Run a recipe and keep one JSON file a finished run."""
+"""Run a recipe and keep one result a finished run."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import platform
-import tempfile
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,66 +16,51 @@ import torch
 from filelock import FileLock, Timeout
 
 import course_lib
-from course_lib import CourseError, datasets, evaluation, settings, training
+from course_lib import datasets, evaluation, settings, training
 from course_lib.clips import Clips
-from course_lib.datasets import fsdd, splits
+from course_lib.datasets import fsdd, physionet2016, splits
+from course_lib.datasets.heart_cycles import cycle_starts
+from course_lib.datasets.heart_preparation import prepared
 from course_lib.datasets.recordings import Recordings
-from course_lib.recipes import Ensemble, Protocol, Recipe, RecipeError
+from course_lib.recipes import Ensemble, GroupPrior, Protocol, Recipe, RecipeError
+from course_lib.results import (
+    Result,
+    ResultBusy,
+    ResultError,
+    damaged,
+    decide,
+    decisions,
+    keep,
+    path_of,
+    predictions,
+    read,
+    results,
+    root_of,
+    write_json,
+)
+
+__all__ = [
+    "Result",
+    "ResultBusy",
+    "ResultError",
+    "clips_of",
+    "damaged",
+    "decisions",
+    "folds_of",
+    "load_model",
+    "predictions",
+    "read",
+    "results",
+    "run",
+    "train",
+    "write_json",
+]
 
 logger = logging.getLogger(__name__)
 
 
-class ResultError(CourseError):
-    """A file under results/ cannot be used; the message names it."""
-
-
-class ResultBusy(ResultError):
-    """Another process is at work on this result."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One finished training and its test scores: what was run, on what data, by what, and which errors remain.
-
-    `source` is "real" or "stand-in". `per_class` is the recall of each class and `per_group` the accuracy on each
-    group (speaker) of the test side, as fractions; `group_sizes` counts its recordings; `errors` maps each misheard
-    recording to the class it was taken for; `confusion` has a row for each true class.
-    """
-
-    recipe: str
-    recipe_hash: str
-    form: dict[str, Any]
-    protocol: str
-    fold: str
-    folds: int
-    seed: int
-    source: str
-    fingerprint: str
-    train: int
-    validation: int
-    test: int
-    scores: dict[str, float]
-    per_class: dict[str, float]
-    per_group: dict[str, float]
-    group_sizes: dict[str, int]
-    errors: dict[str, str]
-    confusion: list[list[int]]
-    parameters: int
-    kept_epoch: int
-    seconds: float
-    device: str
-    precision: str
-    threads: int
-    versions: dict[str, str]
-
-    @property
-    def path(self) -> Path:
-        """Where this result is kept; stand-in results have a folder of their own."""
-        return _result_path(self.recipe, self.protocol, self.fold, self.seed, self.source)
-
-
 def run(
-    recipe: Recipe | Ensemble,
+    recipe: Recipe | Ensemble | GroupPrior,
     seed: int = 0,
     protocol: str | None = None,
     fold: str | None = None,
@@ -91,7 +70,8 @@ def run(
 ) -> list[Result]:
     """Train and test a recipe with one seed: every fold of one protocol (default: its first), or one fold.
 
-    An Ensemble is made of its members' predictions, and those that are missing are run first.
+    An Ensemble is made of its members' predictions, and those that are missing are run first; a GroupPrior of the
+    training side's table alone.
     What has a result under results/ is read, not run again; what was interrupted goes on from its checkpoint; what
     another process is running is waited for, or raises ResultBusy unless `wait`. With `keep_model` the weights are
     kept beside each result, for `load_model`. `fit_options`, such as `progress=False`, go to `training.fit`.
@@ -104,25 +84,29 @@ def run(
     folds = folds_of(recordings, protocol, seed)
     if fold is not None and fold not in [split.name for split in folds]:
         raise RecipeError(f"{protocol} has no fold {fold!r}; it has {', '.join(split.name for split in folds)}")
-    results = []
+    found = []
     for split in folds:
         if fold in (None, split.name):
-            path = _result_path(recipe.name, protocol, split.name, seed, recordings.source)
+            path = path_of(recipe.name, protocol, split.name, seed, recordings.source)
             with _claim(path, recordings.source, wait):
                 result = _kept(path, recipe)
                 fold_run = _FoldRun(recipe, recordings, protocol, split, len(folds), seed)
                 if isinstance(recipe, Ensemble):
                     result = result or fold_run.combine(fit_options)
+                elif isinstance(recipe, GroupPrior):
+                    result = result or fold_run.guess()
                 elif result is None or (keep_model and not path.with_suffix(".safetensors").exists()):
                     result = fold_run.train_and_test(keep_model, fit_options)
-            results.append(result)
-    return results
+            found.append(result)
+    return found
 
 
 def folds_of(recordings: Recordings, protocol: str, seed: int = 0) -> list[splits.Split]:
-    """The splits of a protocol by name: one a speaker for leave_one_speaker_out, one for each of the others.
+    """The splits of a protocol: one a speaker or device for leave_one_..._out, four for published_lists, else one.
 
     `origin` is a random tenth of three speakers' recordings and `random` a random tenth of all; `seed` draws them.
+    `published_lists` are those of the heart sounds, and `published_list_0` is the first of them as its origin used it:
+    its test side is at the same time the validation part, so the best epoch is chosen on it. That is a leak.
     """
     if protocol == "official":
         return [splits.official(recordings)]
@@ -130,7 +114,12 @@ def folds_of(recordings: Recordings, protocol: str, seed: int = 0) -> list[split
         return [splits.random(recordings, 0.1, seed)]
     if protocol == "origin":
         return [replace(splits.random(recordings, 0.1, seed, fsdd.of_first_release(recordings)), name="origin")]
-    if protocol == "leave_one_speaker_out":
+    if protocol == "published_lists":
+        return physionet2016.published_lists(recordings)
+    if protocol == "published_list_0":
+        first = physionet2016.published_lists(recordings)[0]
+        return [replace(first, validation=first.test)]
+    if protocol in ("leave_one_speaker_out", "leave_one_device_out"):
         return splits.leave_one_group_out(recordings)
     raise RecipeError(f"unknown protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
 
@@ -145,13 +134,13 @@ def train(
     Notebook: 02_spoken_digits_cnn
     """
     progress = fit_options.get("progress", True)
-    clips = Clips.cut(recordings, recipe.clip.seconds, recipe.clip.hop_seconds, progress)
+    clips = clips_of(recipe, recordings, progress)
     rows, held_out = _sides(recipe, recordings, split, seed)
     validation = clips.of_recordings(held_out) if len(held_out) else None
     extra = None
     if recipe.extra_voices is not None:
         voices = datasets.stand_in(recipe.dataset, progress=progress, **recipe.extra_voices)
-        extra = Clips.cut(voices, recipe.clip.seconds, recipe.clip.hop_seconds, progress)
+        extra = clips_of(recipe, voices, progress)
     torch.manual_seed(seed)
     model = recipe.model.build(len(recordings.class_names))
     _try_out(recipe, model, clips)
@@ -160,12 +149,23 @@ def train(
     return model, history, clips
 
 
+def clips_of(recipe: Recipe, recordings: Recordings, progress: bool = True) -> Clips:
+    """All recordings, prepared and cut as a recipe says.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    if recipe.preparation is not None:
+        recordings = prepared(recordings, recipe.preparation)
+    starts = cycle_starts(recordings, progress) if recipe.clip.starts == "cycles" else None
+    return Clips.cut(recordings, recipe.clip.seconds, recipe.clip.hop_seconds, progress, starts)
+
+
 def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: str = "real") -> torch.nn.Module | None:
     """The trained model of a run, if its weights were kept for this version of the recipe, else None.
 
     Notebook: 02_spoken_digits_cnn
     """
-    path = _result_path(recipe.name, protocol, fold, seed, source).with_suffix(".safetensors")
+    path = path_of(recipe.name, protocol, fold, seed, source).with_suffix(".safetensors")
     if not path.is_file():
         return None
     _, about = training.checkpoints.load(path)
@@ -180,6 +180,8 @@ def _sides(recipe: Recipe, recordings: Recordings, split: splits.Split, seed: in
     part = recipe.validation
     if part is None:
         return split.train, split.train[:0]
+    if split.validation is not None:
+        return split.train, split.validation
     return splits.hold_out_validation(recordings, split.train, part.fraction, part.by, seed)
 
 
@@ -195,7 +197,7 @@ def _try_out(recipe: Recipe, model: torch.nn.Module, clips: Clips) -> None:
 @contextmanager
 def _claim(path: Path, source: str, wait: bool) -> Iterator[None]:
     """Hold a result for this process; the claim ends with the process, however it ends."""
-    root = _results_root(source)
+    root = root_of(source)
     lock = FileLock(root / ".locks" / "-".join(path.relative_to(root).with_suffix(".lock").parts))
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +216,7 @@ def _claim(path: Path, source: str, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def _kept(path: Path, recipe: Recipe | Ensemble) -> Result | None:
+def _kept(path: Path, recipe: Recipe | Ensemble | GroupPrior) -> Result | None:
     result = read(path) if path.exists() else None
     return result if result is not None and result.recipe_hash == recipe.hash else None
 
@@ -223,7 +225,7 @@ def _kept(path: Path, recipe: Recipe | Ensemble) -> Result | None:
 class _FoldRun:
     """One fold of one seed, from training to the kept result."""
 
-    recipe: Recipe | Ensemble
+    recipe: Recipe | Ensemble | GroupPrior
     recordings: Recordings
     protocol: str
     split: splits.Split
@@ -236,15 +238,13 @@ class _FoldRun:
         checkpoint = settings.cache_folder() / "checkpoints" / f"{key}.safetensors"
         options = {"checkpoint": checkpoint} | fit_options
         model, history, clips = train(self.recipe, self.recordings, self.split, self.seed, **options)
-        tested = clips.of_recordings(self.split.test)
-        probabilities = evaluation.predict(model, tested).numpy()
-        trained, held_out = _sides(self.recipe, self.recordings, self.split, self.seed)
-        rows = self.recordings.table.iloc[tested.recording.numpy()]
+        rows, held_out = _sides(self.recipe, self.recordings, self.split, self.seed)
+        tested, watched = (self.heard(model, clips, side) for side in (self.split.test, held_out))
         result = self.result(
-            rows,
-            probabilities,
+            tested,
+            watched,
             fingerprint=clips.fingerprint,
-            train=len(trained),
+            train=len(rows),
             validation=len(held_out),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             kept_epoch=history.kept_epoch,
@@ -257,35 +257,68 @@ class _FoldRun:
             about = {"recipe_hash": result.recipe_hash, "classes": len(result.confusion)}
             about |= {"fingerprint": result.fingerprint}
             training.save_model(result.path.with_suffix(".safetensors"), model, **about)
-        self.keep(result, rows["recording"], probabilities)
+        keep(result, tested, watched, self.table)
         checkpoint.unlink(missing_ok=True)
         return result
+
+    def heard(self, model: torch.nn.Module, clips: Clips, rows: np.ndarray) -> pd.DataFrame:
+        """Class probabilities of the clips of some recordings (rows of the table), named after them."""
+        chosen = clips.of_recordings(rows)
+        if len(chosen) == 0:
+            return self.nothing()
+        names = self.table.index.to_numpy(str)[chosen.recording.numpy()]
+        return pd.DataFrame(evaluation.predict(model, chosen).numpy().astype(float), index=names)
 
     def combine(self, fit_options: dict[str, Any]) -> Result:
         members = []
         for member in self.recipe.recipes:
             members += run(member, self.seed, self.protocol, self.split.name, **fit_options)
-        # By recording, because members may cut their clips in different ways.
-        opinions = [np.log(predictions(member).clip(lower=1e-7)).groupby(level=0).mean() for member in members]
-        together = np.exp(sum(opinions) / len(opinions))
-        probabilities = together.div(together.sum(axis=1), axis=0).to_numpy()
-        rows = self.recordings.table.set_index("recording", drop=False).loc[together.index]
+        tested = _together([predictions(member) for member in members])
+        watched = self.nothing()
+        if members[0].validation:  # the same recordings for every member, for the seed draws them
+            watched = _together([predictions(member, "validation") for member in members])
         same = ("fingerprint", "train", "validation", "device", "precision", "threads")
         result = self.result(
-            rows,
-            probabilities,
+            tested,
+            watched,
             parameters=sum(member.parameters for member in members),
             kept_epoch=0,
             seconds=round(sum(member.seconds for member in members), 2),
             **{name: getattr(members[0], name) for name in same},
         )
-        self.keep(result, rows["recording"], probabilities)
+        keep(result, tested, watched, self.table)
         return result
 
-    def result(self, rows: pd.DataFrame, probabilities: np.ndarray, **about: Any) -> Result:
-        """The scores of the class probabilities of the tested rows (of the table)."""
-        labels, groups, names = rows["label"].to_numpy(), rows["group"].to_numpy(str), self.recordings.class_names
-        predicted = probabilities.argmax(axis=1)
+    def guess(self) -> Result:
+        train, test = (self.table.iloc[rows] for rows in (self.split.train, self.split.test))
+        prior = evaluation.group_prior(train["label"], train["group"], len(self.recordings.class_names))
+        # Twelve counts: the threshold may be chosen on the recordings that were counted.
+        tested, watched = (prior(side["group"]).set_axis(side.index) for side in (test, train))
+        facts = {"fingerprint": "", "device": "none", "precision": "", "threads": 0}
+        counts = {"train": len(train), "validation": 0, "parameters": 0, "kept_epoch": 0, "seconds": 0.0}
+        result = self.result(tested, watched, **facts, **counts)
+        keep(result, tested, watched, self.table)
+        return result
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return self.recordings.table.set_index("recording", drop=False)
+
+    def nothing(self) -> pd.DataFrame:
+        return pd.DataFrame(np.empty((0, len(self.recordings.class_names))))
+
+    def result(self, tested: pd.DataFrame, watched: pd.DataFrame, **about: Any) -> Result:
+        """The scores of the class probabilities of clips; those of the validation part choose the threshold, if any."""
+        names = self.recordings.class_names
+        threshold, rules = 0.5, {}
+        if len(names) == 2:
+            if len(watched) and self.split.validation is None:
+                opinion = evaluation.pooled(watched)[1]
+                threshold = evaluation.best_threshold(self.table["label"][opinion.index], opinion)
+            rules = self.by_rule(tested)
+        decided = decide(tested, self.protocol, threshold)
+        rows = self.table.loc[decided.index]
+        predicted, labels, groups = decided.to_numpy(), rows["label"].to_numpy(), rows["group"].to_numpy(str)
         right = predicted == labels
         misses = zip(rows["recording"][~right], predicted[~right], strict=True)
         return Result(
@@ -304,6 +337,8 @@ class _FoldRun:
             group_sizes={group: int((groups == group).sum()) for group in np.unique(groups).tolist()},
             errors={name: names[taken] for name, taken in misses},
             confusion=evaluation.confusion_matrix(labels, predicted, len(names)).tolist(),
+            threshold=threshold,
+            rules=rules,
             versions={
                 "course_lib": course_lib.__version__,
                 "python": platform.python_version(),
@@ -312,94 +347,15 @@ class _FoldRun:
             **about,
         )
 
-    def keep(self, result: Result, tested: pd.Series, probabilities: np.ndarray) -> None:
-        """Write the predictions and then the result, so that where there is a result there are predictions."""
-        arrays = {"recording": tested.to_numpy(str), "probabilities": probabilities.astype(np.float32)}
-        _write(result.path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
-        write_json(result.path, asdict(result))
+    def by_rule(self, tested: pd.DataFrame) -> dict[str, dict[str, float]]:
+        """Scores of single clips, and of recordings by their clips' votes and by their pooled probability, from 0.5."""
+        said = {"segment": tested[1], "vote": evaluation.vote(tested), "log_odds": evaluation.pooled(tested)[1]}
+        return {
+            rule: evaluation.scores(self.table["label"][heard.index], heard >= 0.5, 2) for rule, heard in said.items()
+        }
 
 
-def _results_root(source: str) -> Path:
-    return settings.results_folder() if source == "real" else settings.cache_folder() / "results_on_stand_ins"
-
-
-def _result_path(recipe: str, protocol: str, fold: str, seed: int, source: str) -> Path:
-    return _results_root(source) / recipe / protocol / f"{fold}-seed{seed}.json"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file: complete, or not at all."""
-    text = json.dumps(content, indent=1) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-            os.chmod(unfinished, 0o644)  # a temporary file is for its owner's eyes only
-            os.replace(unfinished, path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
-    except OSError as error:
-        raise ResultError(f"cannot write the result {path}: {error}") from error
-
-
-def predictions(result: Result) -> pd.DataFrame:
-    """The class probabilities behind a result: a row for each tested clip, named after its recording.
-
-    A column for each class. Raises ResultError when the file beside the result is missing or
-    damaged.
-
-    Notebook: 03_raw_waveforms_sample_cnn
-    """
-    path = result.path.with_suffix(".npz")
-    try:
-        with np.load(path) as file:
-            return pd.DataFrame(file["probabilities"].astype(float), index=file["recording"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ResultError(f"{path}, the predictions of a result, cannot be read ({error}); run it again") from None
-
-
-def read(path: Path) -> Result:
-    """Read one result file. Raises ResultError naming it when it is damaged."""
-    try:
-        return Result(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ResultError(f"{path} is damaged ({error}); delete it and run its recipe again") from None
-
-
-def results(recipe: Recipe | Ensemble, protocol: str, source: str = "real", whole_seeds: bool = False) -> list[Result]:
-    """The kept results of this version of a recipe under one protocol; with `whole_seeds`, of seeds with every fold.
-
-    Those of other versions are left out; a damaged file is named in a warning and left out.
-
-    Notebook: 02_spoken_digits_cnn
-    """
-    kept = []
-    for path in _files(recipe.name, protocol, source):
-        try:
-            kept.append(read(path))
-        except ResultError as error:
-            logger.warning("%s", error)
-    kept = [result for result in kept if result.recipe_hash == recipe.hash]
-    folds = Counter(result.seed for result in kept)
-    return [result for result in kept if not whole_seeds or folds[result.seed] == result.folds]
-
-
-def damaged(recipe: Recipe | Ensemble, source: str = "real") -> list[Path]:
-    """The damaged result files of a recipe."""
-    found = []
-    for path in [path for protocol in recipe.protocols for path in _files(recipe.name, protocol, source)]:
-        try:
-            read(path)
-        except ResultError:
-            found.append(path)
-    return found
-
-
-def _files(recipe: str, protocol: str, source: str) -> list[Path]:
-    return sorted(_result_path(recipe, protocol, "", 0, source).parent.glob("[!.]*.json"))
+def _together(opinions: list[pd.DataFrame]) -> pd.DataFrame:
+    """The normalised product of what several models say of each recording, whose clips they may cut differently."""
+    total = np.exp(sum(np.log(evaluation.pooled(each)) for each in opinions) / len(opinions))
+    return total.div(total.sum(axis=1), axis=0)

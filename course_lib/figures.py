@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from PIL import Image
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from torch import Tensor
 
-from course_lib import settings
+from course_lib import evaluation, settings
 from course_lib.datasets import Recordings
 from course_lib.layers import MFCC
 from course_lib.training import History
@@ -270,6 +272,28 @@ def in_noise(scores: pd.DataFrame, title: str) -> Figure:
         place.set(xlabel="signal-to-noise ratio (dB)", ylabel="accuracy (%)", title=kind, ylim=(0, 101))
         place.invert_xaxis()
     axes[0, -1].legend(title=None, fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def two_class_curves(decided: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """ROC, precision against recall, calibration and abstention of several models, from `experiments.decisions` each.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 9))
+    for name, table in decided.items():
+        given = (table["label"], table["probability"])
+        RocCurveDisplay.from_predictions(*given, name=name, ax=axes[0, 0])
+        PrecisionRecallDisplay.from_predictions(*given, name=name, ax=axes[0, 1])
+        CalibrationDisplay.from_predictions(*given, n_bins=8, strategy="quantile", name=name, ax=axes[1, 0])
+        kept = evaluation.abstention(table["label"], table["margin"])
+        axes[1, 1].plot(100 * kept["coverage"], 100 * kept["macc"], marker=".", label=name)
+    labels = [("false positive rate", "sensitivity"), ("sensitivity", "precision")]
+    labels += [("predicted probability of abnormal", "share that is abnormal"), ("decided, the surest (%)", "MAcc (%)")]
+    for place, (x, y) in zip(axes.flat, labels, strict=True):
+        place.set(xlabel=x, ylabel=y)
+        place.legend(fontsize="small")
     figure.suptitle(title)
     return figure
 

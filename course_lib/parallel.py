@@ -46,7 +46,7 @@ def missing(folder: str, only: list[str] | None = None) -> list[Job]:
             for seed in range(seeds):
                 folds = experiments.folds_of(recordings, protocol, seed)
                 jobs += [Job(name, protocol, fold.name, seed) for fold in folds if (fold.name, seed) not in done]
-    return sorted(jobs, key=lambda job: (job.protocol == "leave_one_speaker_out", job.seed))
+    return sorted(jobs, key=lambda job: (job.protocol.startswith("leave_one"), job.seed))
 
 
 def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, progress: bool = True) -> list[str]:
@@ -133,4 +133,4 @@ def _work(job: Job) -> str:
         return "left to another process"
     finally:
         shares[number] = 0.0
-    return f"{result.scores['accuracy']:.1%}"
+    return result.headline

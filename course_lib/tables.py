@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 
 from course_lib import evaluation, experiments, recipes
 from course_lib.recipes import Protocol, Recipe
@@ -19,6 +20,11 @@ def table(folder: str, source: str = "real") -> list[dict[str, Any]]:
     `low` and `high` bound a 95 % bootstrap interval of that mean: over the speakers for leave_one_speaker_out, over
     the test recordings for the other protocols. All accuracies are fractions.
 
+    Between two classes a row has `scores`, means over the seeds, and the interval is that of MAcc, over the recordings
+    of each class. `per_group` is the MAcc on each device and `per_group_interval` its interval, None where a device has
+    one class only. Under leave_one_device_out the scores are means over the devices; under the other protocols all test
+    recordings of a seed count together. `leaky` marks the protocol whose test side chooses the epoch.
+
     Notebook: 02_spoken_digits_cnn
     """
     rows = []
@@ -29,7 +35,8 @@ def table(folder: str, source: str = "real") -> list[dict[str, Any]]:
             for result in experiments.results(recipe, protocol, source, whole_seeds=True):
                 by_seed[result.seed].append(result)
             if by_seed:
-                rows.append(_row(recipe, protocol, source, by_seed))
+                two_classes = "macc" in by_seed[min(by_seed)][0].scores
+                rows.append((_two_class_row if two_classes else _row)(recipe, protocol, source, by_seed))
     return rows
 
 
@@ -64,6 +71,62 @@ def _row(recipe: Recipe, protocol: str, source: str, by_seed: dict[int, list[exp
     }
 
 
+def _two_class_row(
+    recipe: Recipe, protocol: str, source: str, by_seed: dict[int, list[experiments.Result]]
+) -> dict[str, Any]:
+    seeds = sorted(by_seed)
+    left_out = protocol == "leave_one_device_out"
+    tested = pd.concat({seed: pd.concat(map(experiments.decisions, by_seed[seed])) for seed in seeds}, names=["seed"])
+    per_seed = pd.DataFrame(
+        [_scores(tested.loc[seed]) if not left_out else _mean_over_groups(tested.loc[seed]) for seed in seeds]
+    )
+    # How often each recording was right, over the seeds.
+    rightness = tested.assign(right=tested["predicted"] == tested["label"]).groupby(level=1, sort=False)
+    recordings = rightness[["label", "group"]].first().assign(right=rightness["right"].mean())
+    cells = recordings["group"] + recordings["label"].astype(str) if left_out else recordings["label"]
+    low, high = evaluation.balanced_interval(recordings["right"], cells)
+    groups = {group: part if part["label"].nunique() == 2 else None for group, part in recordings.groupby("group")}
+    every = [result for folds in by_seed.values() for result in folds]
+    return {
+        "recipe": recipe.name,
+        "title": recipe.title,
+        "protocol": protocol,
+        "leaky": protocol == "published_list_0",
+        "seeds": seeds,
+        "scores": {name: _number(value) for name, value in per_seed.mean().items()},
+        "low": low,
+        "high": high,
+        "per_seed": [_number(value) for value in per_seed["macc"]],
+        "per_group": {
+            group: None if part is None else float(part.groupby("label")["right"].mean().mean())
+            for group, part in groups.items()
+        },
+        "per_group_interval": {
+            group: None if part is None else list(evaluation.balanced_interval(part["right"], part["label"]))
+            for group, part in groups.items()
+        },
+        "parameters": every[0].parameters,
+        "seconds": float(np.median([result.seconds for result in every])),
+        "source": source,
+    }
+
+
+def _scores(decided: pd.DataFrame) -> dict[str, float]:
+    """Scores of recordings, and the accuracy on their clips, called abnormal from a probability of 0.5."""
+    right_clips = decided["clips"] * decided["vote"].where(decided["label"] == 1, 1 - decided["vote"])
+    found = evaluation.scores(decided["label"], decided["predicted"], 2)
+    return found | {"segment_accuracy": right_clips.sum() / decided["clips"].sum()}
+
+
+def _mean_over_groups(decided: pd.DataFrame) -> dict[str, float]:
+    return pd.DataFrame([_scores(part) for _, part in decided.groupby("group")]).mean().to_dict()
+
+
+def _number(value: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if np.isnan(value) else float(value)
+
+
 def _accuracy(folds: list[experiments.Result]) -> float:
     return sum(result.scores["accuracy"] * result.test for result in folds) / sum(result.test for result in folds)
 
@@ -92,7 +155,12 @@ def _each_test(results: list[experiments.Result]) -> tuple[np.ndarray, np.ndarra
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows of `table` as a Markdown table: a line for each recipe, a column for each protocol, percent."""
+    """The rows of `table` as a Markdown table, percent: a line for each recipe and a column for each protocol.
+
+    Between two classes a line for each recipe and protocol, and a column for each score.
+    """
+    if rows and "scores" in rows[0]:
+        return _two_class_markdown(rows)
     protocols = [protocol for protocol in get_args(Protocol) if any(row["protocol"] == protocol for row in rows)]
     heads = ["model (recipe)", "parameters", "training", *(_PROTOCOL_HEADS[protocol] for protocol in protocols), "data"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -110,6 +178,38 @@ _PROTOCOL_HEADS = {
     "official": "official split",
     "random": "random 90/10",
     "leave_one_speaker_out": "leave one speaker out",
+    "published_list_0": "list 0, the origin's (leaky)",
+    "published_lists": "lists 0-3",
+    "leave_one_device_out": "leave one device out, mean of devices",
+}
+
+
+def _two_class_markdown(rows: list[dict[str, Any]]) -> str:
+    heads = [
+        "model (recipe)",
+        "protocol",
+        "parameters",
+        "MAcc (95 % interval)",
+        *_SCORE_HEADS.values(),
+        "seeds",
+        "data",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in sorted(rows, key=lambda row: list(_PROTOCOL_HEADS).index(row["protocol"])):
+        scores = [_percent(row["scores"][name]) for name in _SCORE_HEADS]
+        macc = f"{_percent(row['scores']['macc'])} ({_percent(row['low'])} to {_percent(row['high'])})"
+        about = [f"{row['title']} (`{row['recipe']}`)", _PROTOCOL_HEADS[row["protocol"]], f"{row['parameters']:,}"]
+        lines.append(f"| {' | '.join([*about, macc, *scores, str(len(row['seeds'])), row['source']])} |")
+    return "\n".join(lines)
+
+
+_SCORE_HEADS = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "segment_accuracy": "accuracy of segments",
 }
 
 
@@ -137,5 +237,5 @@ def update(file: Path, dataset: str, rows: list[dict[str, Any]]) -> None:
     file.write_text(f"{before}{start}{markdown(rows)}\n{end}{after}")
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"

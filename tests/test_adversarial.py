@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,10 @@ from course_lib.training import History, Settings, TrainingError, fit
 SAMPLES = 8
 
 
-@dataclass(frozen=True)
-class GroupedClips(Clips):
-    groups: Tensor = None
-
-
 def clips_of(waveforms: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Clips:
     """Clips of the rows of `waveforms`, each a recording of its own."""
     count, samples = waveforms.shape
-    return GroupedClips(
+    return Clips(
         samples=torch.from_numpy(waveforms.clip(-32768, 32767).astype(np.int16).ravel()),
         start=samples * torch.arange(count),
         length=torch.full((count,), samples),
@@ -40,6 +34,7 @@ def clips_of(waveforms: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> C
         sample_rate=1000,
         fingerprint="made",
         groups=torch.from_numpy(groups),
+        group_names=tuple(f"device {number}" for number in range(groups.max() + 1)),
     )
 
 

@@ -172,6 +172,17 @@ def test_a_header_that_promises_terabytes(tiny: Entry, folder: Path) -> None:
     assert problem.startswith("1 unreadable: ")
 
 
+def test_flat_and_short_recordings_are_told_apart(tiny: Entry, folder: Path) -> None:
+    sf.write(sound(folder, "0_ann_1"), np.full(200, 0.25), 8000, subtype="PCM_16")
+    sf.write(sound(folder, "0_bob_1"), np.linspace(0, 0.5, 160), 8000, subtype="PCM_16")
+    write_manifest(tiny, folder, Path(tiny.manifest))
+    assert check(tiny, progress=False) == ["1 flat lines: 0_ann_1"]
+    assert check(replace(tiny, shortest_s=0.025), progress=False) == [
+        "1 flat lines: 0_ann_1",
+        "1 shorter than 0.025 s: 0_bob_1 (0.02 s)",
+    ]
+
+
 def test_things_that_are_not_files(tiny: Entry, folder: Path) -> None:
     sound(folder, "1_ann_1").unlink()
     sound(folder, "1_ann_1").mkdir()
@@ -183,7 +194,7 @@ def test_things_that_are_not_files(tiny: Entry, folder: Path) -> None:
 
 def test_long_lists_are_cut_after_ten(tiny: Entry, folder: Path) -> None:
     for name in NAMES[:13]:
-        sf.write(sound(folder, name), np.zeros(50), 8000, subtype="PCM_16")
+        sf.write(sound(folder, name), np.linspace(0, 0.5, 50), 8000, subtype="PCM_16")
     (problem,) = check(tiny, progress=False)
     assert problem == f"13 different from the published ones: {', '.join(NAMES[:10])} and 3 more"
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -339,7 +340,16 @@ def test_picked_clips_share_the_audio(noises: Recordings, index: torch.Tensor | 
     assert torch.equal(everything(picked), everything(clips)[index])
     assert torch.equal(picked.recording, clips.recording[index])
     assert torch.equal(picked.labels, clips.labels[index])
+    assert torch.equal(picked.groups, clips.groups[index])
     assert picked.samples.data_ptr() == clips.samples.data_ptr()
+
+
+def test_every_clip_knows_its_group(noises: Recordings) -> None:
+    groups = ["theo", "ann", "theo", "bob", "ann", "bob", "theo"]
+    clips = cut(replace(noises, table=noises.table.assign(group=groups)), 0.1, hop_seconds=0.05)
+    assert clips.group_names == ("ann", "bob", "theo") and clips.groups.dtype == torch.int64
+    assert [clips.group_names[number] for number in clips.groups] == [groups[row] for row in clips.recording]
+    assert clips.to("cpu").groups.tolist() == clips.groups.tolist()
 
 
 def test_the_clips_of_some_recordings(noises: Recordings) -> None:
@@ -357,6 +367,8 @@ def test_joined_clips_are_those_of_both(tmp_path: Path, noises: Recordings) -> N
     assert torch.equal(everything(joined), torch.cat([everything(first), everything(second)]))
     assert torch.equal(joined.labels, torch.cat([first.labels, second.labels]))
     assert joined.recording.tolist() == [*range(7), 7, 8, 8, 8]
+    names = [joined.group_names[number] for number in joined.groups]
+    assert names == [clips.group_names[number] for clips in (first, second) for number in clips.groups]
     assert first.fingerprint in joined.fingerprint and second.fingerprint in joined.fingerprint
     assert (second + first).fingerprint != joined.fingerprint
 

@@ -186,6 +186,15 @@ def test_several_archives_make_one_folder(
     assert check(wanted, fetch(wanted, progress=False), progress=False) == []
 
 
+@pytest.mark.parametrize("around", ["", "wrapped/"])
+def test_a_folder_around_everything_is_left_away(
+    around: str, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+) -> None:
+    body = zipped(original, (f"{around}README", b"Read me."), prefix=around)
+    wanted = tiny(server.serve("/tiny.zip", body), inside="*")
+    assert check(wanted, fetch(wanted, progress=False), progress=False) == []
+
+
 def test_prints_a_bar_only_on_request(
     server: Server, home: Path, original: Path, tiny: Callable[..., Entry], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +284,38 @@ def test_checksum_in_the_address(server: Server, home: Path, original: Path, tin
     assert "wrong checksum" in refusal(tiny(f"{address}#sha256={hashlib.sha256(b'').hexdigest()}"), home)
     fetch(tiny(f"{address}#sha256={hashlib.sha256(body).hexdigest().upper()}"), progress=False)
     assert (home / "tiny").is_dir()
+
+
+@pytest.mark.parametrize("mark", ["  ", " *", "  ./"])
+def test_checksum_in_a_list_beside_the_archive(
+    mark: str, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+) -> None:
+    body = zipped(original)
+    address = server.serve("/1.0/tiny.zip", body) + "#sha256sums"
+    server.serve("/1.0/SHA256SUMS.txt", f"{'0' * 64}{mark}tiny.zip\n".encode())
+    assert "wrong checksum" in refusal(tiny(address), home)
+    listed = f"{'0' * 64}{mark}other.zip\n{hashlib.sha256(body).hexdigest()}{mark}tiny.zip\n"
+    server.serve("/1.0/SHA256SUMS.txt", listed.encode())
+    Path(tiny().manifest).write_text("")  # the publisher's checksum vouches for the samples
+    assert fetch(tiny(address), progress=False) == home / "tiny"
+
+
+def test_an_archive_that_the_list_does_not_name_is_compared_by_its_samples(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+) -> None:
+    wanted = tiny(server.serve("/tiny.zip", zipped(original)) + "#sha256sums")
+    server.serve("/SHA256SUMS.txt", f"{'0' * 64}  other.zip\n".encode())
+    shutil.rmtree(fetch(wanted, progress=False))
+    sf.write(original / "recordings" / "1_bob_1.wav", np.zeros(200), 8000, subtype="PCM_16")
+    server.serve("/tiny.zip", zipped(original))
+    assert "different from the published ones: 1_bob_1" in refusal(wanted, home)
+
+
+def test_a_list_of_checksums_that_is_not_there(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+) -> None:
+    address = server.serve("/tiny.zip", zipped(original)) + "#sha256sums"
+    assert "404 Not Found" in refusal(tiny(address), home)
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,18 @@ def test_estimates_of_several_protocols_have_a_colour_each() -> None:
     assert official.lines[0].get_color() != random.lines[0].get_color()
     assert [text.get_text() for text in place.get_legend().get_texts()] == ["official", "random"]
     assert not any(line.get_linestyle() == ":" for line in place.get_lines())
+
+
+def test_curves_of_two_classes_have_a_line_for_each_model() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    probabilities = (labels + random.random(60)) / 2
+    table = pd.DataFrame({"label": labels, "probability": probabilities, "margin": probabilities - 0.5})
+    figure = figures.two_class_curves({"one": table, "other": table}, "Curves")
+    for place in figure.axes[:4]:
+        names = [text.get_text() for text in place.get_legend().get_texts()]
+        assert sum("one" in name for name in names) == sum("other" in name for name in names) == 1
+    decided = figure.axes[3].get_lines()[0]
+    assert decided.get_xdata()[-1] == 100
+    right = [(probabilities[labels == 0] < 0.5).mean(), (probabilities[labels == 1] >= 0.5).mean()]
+    assert decided.get_ydata()[-1] == pytest.approx(100 * np.mean(right))

@@ -148,7 +148,7 @@ def test_a_worker_tells_how_far_it_is_and_what_came_out(
     monkeypatch.setattr(experiments, "run", watched)
     said = parallel._work(Job(shelf.add("one"), "official", "official", 1))
     (result,) = experiments.results(recipes.load(shelf.only[0]), "official")
-    assert said == f"{result.scores['accuracy']:.1%}" and result.seed == 1
+    assert said == f"accuracy {result.scores['accuracy']:.1%}" and result.seed == 1
     assert seen == [0.5, 1.0] and shares == [0.0, 0.0]
 
 

@@ -172,6 +172,36 @@ def test_a_validation_part_comes_out_of_the_training_side(
     assert_divides(recordings, Split("", *splits.hold_out_validation(recordings, train, fraction, seed=seed)), train)
 
 
+@given(twofold, st.floats(0.1, 0.9), seeds)
+def test_a_validation_part_in_groups_has_its_share_of_every_class_of_every_group(
+    recordings: Recordings, fraction: float, seed: int
+) -> None:
+    train = np.arange(len(recordings))
+    strata = list(zip(recordings.table["label"], recordings.table["group"], strict=True))
+    if sum(round(fraction * count) for count in Counter(strata).values()) in (0, len(train)):
+        with pytest.raises(DatasetError, match="is empty"):
+            splits.hold_out_validation(recordings, train, fraction, "recording_in_group", seed)
+        return
+    split = Split("", *splits.hold_out_validation(recordings, train, fraction, "recording_in_group", seed))
+    assert_divides(recordings, split)
+    held = Counter(strata[row] for row in split.test)
+    for stratum, count in Counter(strata).items():
+        assert abs(held[stratum] - fraction * count) <= 0.5
+
+
+def test_flagged_recordings_are_on_neither_side() -> None:
+    flags = [row % 5 == 0 for row in range(40)]
+    recordings = recordings_of(
+        [(row % 2, "uvw"[row % 3]) for row in range(40)], flagged=flags, official=["train", "test"] * 20
+    )
+    usable = np.flatnonzero(~np.array(flags))
+    folds = [splits.official(recordings), splits.random(recordings, 0.3), *splits.leave_one_group_out(recordings)]
+    for split in [*folds, *splits.stratified_folds(recordings, 3)]:
+        assert_divides(recordings, split, usable)
+    asked_for = splits.random(recordings, 0.3, rows=np.arange(40))
+    assert_divides(recordings, asked_for)
+
+
 @given(tables, st.data(), st.floats(0.1, 0.5), seeds)
 def test_a_validation_part_by_group_shares_no_group(
     recordings: Recordings, data: st.DataObject, fraction: float, seed: int
@@ -198,7 +228,7 @@ def test_a_row_given_twice_never_ends_up_on_both_sides(recordings: Recordings, f
 
 def test_a_validation_part_repeats_with_its_seed(recordings: Recordings) -> None:
     train = np.arange(100, 200)
-    for by in ("recording", "group"):
+    for by in ("recording", "recording_in_group", "group"):
         first = splits.hold_out_validation(recordings, train, 0.3, by, seed=5)
         again = splits.hold_out_validation(recordings, train, 0.3, by, seed=5)
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))

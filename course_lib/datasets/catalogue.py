@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from course_lib.datasets import fsdd
+from course_lib.datasets import fsdd, physionet2016
 from course_lib.datasets.recordings import DatasetError, Recordings
-from course_lib.datasets.stand_in import digits
+from course_lib.datasets.stand_in import digits, heart_sounds
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,11 @@ class Entry:
     """One data set of the catalogue.
 
     `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included, unpacked into one folder; an
-    address may end in `#sha256=HEX`. `inside` is the path in there that becomes the data set's folder; `manifest`
-    names a file beside this module with a hash of each recording's samples. `read(folder, source)` lists the
-    recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout.
+    address may end in `#sha256=HEX`, or in `#sha256sums` where a file SHA256SUMS.txt beside the archive lists it.
+    `inside` is the path in there that becomes the data set's folder (`*`: all of it, or the one folder around it);
+    `manifest` names a file beside this module with a hash of each recording's samples. `group_counts` are the sizes of
+    the classes within each group; a recording shorter than `shortest_s` seconds is of no use. `read(folder, source)`
+    lists the recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Entry:
     manifest: str
     read: Callable[[Path, str], Recordings]
     write_stand_in: Callable[..., None]
+    group_counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    shortest_s: float = 0.0
 
 
 ENTRIES = {
@@ -51,6 +55,31 @@ ENTRIES = {
         manifest="fsdd.sha256",
         read=fsdd.read,
         write_stand_in=digits.write,
+    ),
+    "physionet2016": Entry(
+        name="physionet2016",
+        title="Heart sounds of the PhysioNet/CinC Challenge 2016, training set",
+        licence="ODC-BY 1.0",
+        citation="C. Liu et al., An open access database for the evaluation of heart sound algorithms, "
+        "Physiological Measurement 37, 2016, doi:10.1088/0967-3334/37/12/2181",
+        archives=("https://physionet.org/files/challenge-2016/1.0.0/training.zip#sha256sums",),
+        inside="*",
+        megabytes=181,
+        recordings=3240,
+        sample_rate=physionet2016.SAMPLE_RATE,
+        class_counts={"normal": 2575, "abnormal": 665},
+        manifest="physionet2016.sha256",
+        read=physionet2016.read,
+        write_stand_in=heart_sounds.write,
+        group_counts={
+            "a": {"normal": 117, "abnormal": 292},
+            "b": {"normal": 386, "abnormal": 104},
+            "c": {"normal": 7, "abnormal": 24},
+            "d": {"normal": 27, "abnormal": 28},
+            "e": {"normal": 1958, "abnormal": 183},
+            "f": {"normal": 80, "abnormal": 34},
+        },
+        shortest_s=physionet2016.SHORTEST_S,
     ),
 }
 

@@ -15,17 +15,16 @@ from tqdm.auto import tqdm
 
 from course_lib import audio, settings
 from course_lib.datasets.catalogue import Entry, entry
-from course_lib.datasets.recordings import DatasetError, Recordings
-
-LISTED = 10
+from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
 
 
-def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True) -> list[str]:
+def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True, samples: bool = True) -> list[str]:
     """List what is wrong with a data set, given by name or as an entry; the list is empty when all is well.
 
     `folder` is the data set's own folder, `COURSE_DATA/name` unless given. Compares the number of recordings, the
-    size of the classes, every sample rate (Hz) and, with the manifest, the samples of every recording. Bad data
-    never raise; an unknown name raises DatasetError.
+    size of the classes, every sample rate (Hz) and, with the manifest, the samples of every recording; tells flat
+    lines and what is too short to be of use. `samples=False` leaves the manifest out, for an archive that a checksum
+    vouches for. Bad data never raise; an unknown name raises DatasetError.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -33,24 +32,36 @@ def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True
     folder = settings.data_folder() / known.name if folder is None else folder
     if not folder.is_dir():
         return [f"{folder} does not exist; run: python -m course_lib data fetch {known.name}"]
+    problems: list[str] = []
     try:
         recordings = known.read(folder, "real")
+    except LayoutError as error:
+        problems += error.problems
+        if error.sound is None:
+            return problems
+        recordings = error.sound
     except (DatasetError, OSError, ValueError, LookupError) as error:
         return [_shorten(error, folder)]
-    problems = _count(known, recordings)
-    hashes, rates, unreadable = {}, [], []
+    problems += _count(known, recordings)
+    hashes, rates, unreadable, flat, short = {}, [], [], [], []
     rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
     for name, path in tqdm(rows, f"checking {known.name}", len(recordings), disable=not progress, delay=2):
         try:
             rate = audio.rate(path)
             if rate != known.sample_rate:
                 rates.append(f"{name} ({rate} Hz)")
-            hashes[name] = fingerprint(audio.read(path))
+            waveform = audio.read(path)
+            hashes[name] = fingerprint(waveform)
+            if waveform.min() == waveform.max():
+                flat.append(name)
+            if len(waveform) < known.shortest_s * rate:
+                short.append(f"{name} ({len(waveform) / rate:.2f} s)")
         except (audio.AudioError, OSError) as error:
             hashes[name] = None
             unreadable.append(f"{name} ({_shorten(error, folder)})")
     problems += _listed(f"not at {known.sample_rate} Hz", rates) + _listed("unreadable", unreadable)
-    return problems + _compare(known, hashes)
+    problems += _listed("flat lines", flat) + _listed(f"shorter than {known.shortest_s:g} s", short)
+    return problems + (_compare(known, hashes) if samples else [])
 
 
 def fingerprint(waveform: Tensor) -> str:
@@ -78,6 +89,11 @@ def _count(known: Entry, recordings: Recordings) -> list[str]:
         expected = known.class_counts.get(name, 0)
         if found[name] != expected:
             problems.append(f"class {name} has {found[name]} recordings instead of {expected}")
+    in_group = Counter(zip(recordings.table["group"], recordings.table["label"], strict=True))
+    for group, counts in known.group_counts.items():
+        for label, (name, expected) in enumerate(counts.items()):
+            if in_group[group, label] != expected:
+                problems.append(f"group {group} has {in_group[group, label]} {name} recordings instead of {expected}")
     return problems
 
 
@@ -99,8 +115,7 @@ def _compare(known: Entry, hashes: dict[str, str | None]) -> list[str]:
 def _listed(what: str, names: list[str]) -> list[str]:
     if not names:
         return []
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return [f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}"]
+    return [f"{len(names)} {what}: {first_few(names)}"]
 
 
 def _shorten(error: Exception, folder: Path) -> str:

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from course_lib import audio, settings
-from course_lib.datasets.recordings import DatasetError, Recordings
+from course_lib.datasets.recordings import DatasetError, Recordings, first_few
 
 LONGEST_CLIP_S = 60
 _LAYOUT = 2
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class Decoded:
 
 
 def decode(recordings: Recordings, progress: bool = True) -> Decoded:
-    """Decode the recordings of a table, at its sample rate, or map what was decoded before.
+    """Decode the recordings of a table, prepared and at its sample rate, or map what was decoded before.
 
     The cache is made anew when a file changes. Two processes may do this at once: the first to finish wins.
-    Raises AudioError for a bad file and DatasetError when the cache cannot be written; neither leaves anything behind.
+    Raises AudioError naming the bad files and DatasetError when the cache cannot be written; neither leaves anything
+    behind.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -53,6 +57,8 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
 
 def _key(recordings: Recordings) -> str:
     digest = hashlib.sha256(f"{_LAYOUT} {recordings.sample_rate}".encode())
+    if recordings.preparation is not None:
+        digest.update(repr(recordings.preparation).encode())
     for name, path in zip(recordings.table["recording"], recordings.table["path"], strict=True):
         try:
             state = os.stat(path)
@@ -81,14 +87,35 @@ def _write(recordings: Recordings, kept: Path, progress: bool) -> None:
 def _decode_into(recordings: Recordings, folder: Path, progress: bool) -> None:
     digest = hashlib.sha256()
     offsets = [0]
-    rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
+    bad: list[audio.AudioError] = []
+    rows = zip(recordings.table["recording"], _encoded(recordings), strict=True)
     with open(folder / "samples.int16", "wb") as file:
-        for name, path in tqdm(rows, f"decoding {recordings.name}", len(recordings), disable=not progress, delay=2):
-            samples = audio.to_int16(audio.read(path, recordings.sample_rate)).tobytes()
+        for name, samples in tqdm(rows, f"decoding {recordings.name}", len(recordings), disable=not progress, delay=2):
+            if isinstance(samples, audio.AudioError):
+                bad.append(samples)
+                continue
             file.write(samples)
             digest.update(f"{name}\0{len(samples)}\0".encode() + samples)
             offsets.append(offsets[-1] + len(samples) // 2)
         file.truncate(file.tell() + 2 * LONGEST_CLIP_S * recordings.sample_rate)
+    if bad:
+        raise audio.AudioError(first_few(bad, "; "))
     np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
     about = {"fingerprint": digest.hexdigest()[:16], "sample_rate": recordings.sample_rate}
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _encoded(recordings: Recordings) -> Iterator[bytes | audio.AudioError]:
+    """The int16 samples of each recording, or what is wrong with it, in order; several are decoded at once."""
+
+    def encode(path: str) -> bytes | audio.AudioError:
+        try:
+            return audio.to_int16(recordings.read(path)).tobytes()
+        except audio.AudioError as error:
+            return error
+
+    paths = recordings.table["path"].tolist()
+    # Threads: libsndfile and SciPy let go of Python's lock. A few at a time, or they would run ahead of the disk.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            yield from pool.map(encode, paths[start : start + _AT_ONCE])

@@ -28,9 +28,10 @@ def fetch(wanted: str | Entry, progress: bool = True, timeout: float = 15.0) -> 
     """Download a data set, given by name or as an entry, into `COURSE_DATA`, and return its folder.
 
     A folder that is already there is returned as it is. Otherwise the folder appears whole and checked, or not at all.
-    An address may end in `#sha256=HEX`; for `doi:` addresses the repository tells the checksum. `timeout` is the
-    longest silence in seconds. Raises DatasetError when `COURSE_OFFLINE` is set, for failed downloads, for
-    archives that are damaged, unsafe or not the data set of the catalogue, and when nothing can be written.
+    An address may end in `#sha256=HEX`, or in `#sha256sums` where a file SHA256SUMS.txt beside the archive lists it;
+    for `doi:` addresses the repository tells it. Without a checksum the samples of every recording are compared.
+    `timeout` is the longest silence in seconds. Raises DatasetError when `COURSE_OFFLINE` is set, for failed downloads,
+    for archives that are damaged, unsafe or not the data set of the catalogue, and when nothing can be written.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -57,13 +58,21 @@ def fetch(wanted: str | Entry, progress: bool = True, timeout: float = 15.0) -> 
 def _prepare(known: Entry, work: Path, progress: bool, timeout: float) -> Path:
     archive, unpacked = work / "archive", work / "unpacked"
     unpacked.mkdir()
+    vouched = True
     for address in known.archives:
-        plain, _, checksum = address.partition("#sha256=")
-        _download(plain, f"sha256:{checksum}" if checksum else "", archive, progress, timeout)
+        plain, _, checksum = address.partition("#")
+        vouched &= _download(plain, checksum.replace("=", ":"), archive, progress, timeout)
         _unpack(plain, archive, unpacked)
         archive.unlink()
     folder = unpacked / known.inside
-    problems = check(known, folder, progress) if folder.is_dir() else [f"there is no folder {known.inside}"]
+    if known.inside == "*":
+        content = list(unpacked.iterdir())
+        folder = content[0] if len(content) == 1 else unpacked
+    problems = (
+        check(known, folder, progress, samples=not vouched)
+        if folder.is_dir()
+        else [f"there is no folder {known.inside}"]
+    )
     if problems:
         raise DatasetError(
             f"{' and '.join(known.archives)} does not hold the {known.title} that the course knows "
@@ -72,13 +81,16 @@ def _prepare(known: Entry, work: Path, progress: bool, timeout: float) -> Path:
     return folder
 
 
-def _download(address: str, checksum: str, archive: Path, progress: bool, timeout: float) -> None:
+def _download(address: str, checksum: str, archive: Path, progress: bool, timeout: float) -> bool:
+    """Whether a checksum vouches for the archive, which is then there."""
     doi = address.startswith("doi:")
     downloader = (pooch.DOIDownloader if doi else pooch.HTTPDownloader)(progress, chunk_size=1 << 16, timeout=timeout)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if doi and not checksum:
                 checksum = _registered_checksum(address)
+            elif checksum == "sha256sums":
+                checksum = _listed_checksum(address, timeout)
             downloader(address, str(archive), None)
             break
         # Where a repository answers nonsense pooch raises ValueError, KeyError or IndexError.
@@ -99,6 +111,7 @@ def _download(address: str, checksum: str, archive: Path, progress: bool, timeou
         raise DatasetError(
             f"{address} was downloaded with the wrong checksum, so it is damaged or new; try again later"
         )
+    return bool(checksum)
 
 
 def _registered_checksum(address: str) -> str:
@@ -106,6 +119,15 @@ def _registered_checksum(address: str) -> str:
     repository = pooch.create(path="", base_url=f"{prefix}/{record}/")
     repository.load_registry_from_doi()
     return repository.registry[file]
+
+
+def _listed_checksum(address: str, timeout: float) -> str:
+    home, _, name = address.rpartition("/")
+    answer = requests.get(f"{home}/SHA256SUMS.txt", timeout=timeout)
+    answer.raise_for_status()
+    lines = (line.split(maxsplit=1) for line in answer.text.splitlines())
+    digests = {line[1].removeprefix("*").removeprefix("./"): line[0] for line in lines if len(line) == 2}
+    return f"sha256:{digests[name]}" if name in digests else ""
 
 
 def _reason(error: Exception, timeout: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,36 @@ from torch import Tensor
 from course_lib import CourseError, audio
 
 COLUMNS = ("recording", "path", "label", "group")
+LISTED = 10
+
+
+def first_few(names: Sequence[object], separator: str = ", ") -> str:
+    """The first ten of a list, and how many more there are, for a message that stays readable."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return separator.join(map(str, names[:LISTED])) + more
 
 
 class DatasetError(CourseError):
     """A data set is missing, damaged or inconsistent; the message names what and says what to do."""
+
+
+class LayoutError(DatasetError):
+    """A folder breaks its data set's layout: `problems` names every fault, `sound` holds the recordings without one."""
+
+    def __init__(self, name: str, problems: Sequence[str], sound: Recordings | None) -> None:
+        super().__init__(f"{name}: {'; '.join(problems)}")
+        self.problems, self.sound = list(problems), sound
+
+
+class Preparation(Protocol):
+    """What is done to each waveform, shape (samples,) at `from_rate` Hz, before anything else sees it.
+
+    Two preparations that differ have a different `repr`: by it the cache of prepared samples tells them apart.
+    """
+
+    from_rate: int
+
+    def __call__(self, waveform: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -22,7 +50,8 @@ class Recordings:
     """A data set: `table` has one row a recording, with at least `recording` (its unique name), `path`, `label`
     (an index into `class_names`) and `group` (what must never straddle a split: the speaker, the device, the place).
 
-    `sample_rate` is in Hz; `source` is "real" or "stand-in". Raises DatasetError when the table breaks these rules.
+    `sample_rate` is in Hz; `source` is "real" or "stand-in". With a `preparation` every waveform has been through it,
+    and has the sample rate it gives. Raises DatasetError when the table breaks these rules.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -32,6 +61,7 @@ class Recordings:
     class_names: tuple[str, ...]
     sample_rate: int
     source: str
+    preparation: Preparation | None = None
 
     def __post_init__(self) -> None:
         missing = [column for column in COLUMNS if column not in self.table]
@@ -54,7 +84,17 @@ class Recordings:
 
         Raises AudioError when the file cannot be used.
         """
-        return audio.read(self.table["path"].iloc[index], self.sample_rate)
+        return self.read(self.table["path"].iloc[index])
+
+    def read(self, path: str) -> Tensor:
+        """The waveform of one of the files. Raises AudioError when it cannot be used."""
+        if self.preparation is None:
+            return audio.read(path, self.sample_rate)
+        waveform = audio.read(path, self.preparation.from_rate)
+        try:
+            return self.preparation(waveform)
+        except audio.AudioError as error:
+            raise audio.AudioError(f"{path} {error}") from None
 
     def find(self, **conditions: object) -> np.ndarray:
         """Row numbers where every named column equals the given value: `find(group="theo", label=3)`."""
@@ -65,4 +105,4 @@ class Recordings:
 
     def subset(self, rows: np.ndarray) -> Recordings:
         """The same data set with only the given rows of the table."""
-        return Recordings(self.name, self.table.iloc[rows].copy(), self.class_names, self.sample_rate, self.source)
+        return replace(self, table=self.table.iloc[rows].copy())

@@ -3,9 +3,25 @@
 Notebook: 02_spoken_digits_cnn
 """
 
+from course_lib.evaluation.decisions import abstention, best_threshold, group_prior, log_odds, pooled, ranking, vote
 from course_lib.evaluation.grad_cam import grad_cam
 from course_lib.evaluation.predictions import predict
 from course_lib.evaluation.robustness import accuracy_in_noise
-from course_lib.evaluation.scores import confusion_matrix, interval, scores
+from course_lib.evaluation.scores import balanced_interval, confusion_matrix, interval, scores
 
-__all__ = ["accuracy_in_noise", "confusion_matrix", "grad_cam", "interval", "predict", "scores"]
+__all__ = [
+    "abstention",
+    "accuracy_in_noise",
+    "balanced_interval",
+    "best_threshold",
+    "confusion_matrix",
+    "grad_cam",
+    "group_prior",
+    "interval",
+    "log_odds",
+    "pooled",
+    "predict",
+    "ranking",
+    "scores",
+    "vote",
+]

@@ -65,3 +65,28 @@ def interval(
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def balanced_interval(
+    values: ArrayLike, cells: ArrayLike, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean over `cells` of the means of their `values`, each cell resampled by itself.
+
+    With whether each recording was right as values: that of MAcc with the classes as cells, that of its mean over
+    devices with the classes of every device. NaN values are refused with ValueError.
+    Source: Efron and Tibshirani 1993, the several-sample problem.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    values, cells = np.asarray(values, dtype=float), np.asarray(cells)
+    if values.size == 0 or np.isnan(values).any() or not 0 < level < 1:
+        raise ValueError("an interval needs at least one value, no NaN, and a level between 0 and 1")
+    random, means = np.random.default_rng(seed), np.zeros(draws)
+    names = np.unique(cells)
+    for cell in names:
+        # How often each distinct value is drawn: the same as drawing recordings, and much faster.
+        distinct, counts = np.unique(values[cells == cell], return_counts=True)
+        drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=draws)
+        means += drawn @ distinct / counts.sum() / len(names)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -16,10 +16,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from torch import nn
 
 from course_lib import CourseError, layers, models
+from course_lib.datasets.heart_preparation import HeartPreparation
 from course_lib.training import Settings
 
 FOLDER = Path(__file__).parent
-Protocol = Literal["origin", "official", "random", "leave_one_speaker_out"]
+Protocol = Literal[
+    "origin",
+    "official",
+    "random",
+    "leave_one_speaker_out",
+    "published_list_0",
+    "published_lists",
+    "leave_one_device_out",
+]
 
 
 class RecipeError(CourseError, ValueError):
@@ -31,17 +40,24 @@ class _Form(BaseModel):
 
 
 class Clip(_Form):
-    """How recordings are cut: clips of `seconds`, one a recording, or one every `hop_seconds`."""
+    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or one a heart cycle."""
 
     seconds: float = Field(gt=0, le=60)
     hop_seconds: float | None = Field(None, gt=0)
+    starts: Literal["cycles"] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Clip:
+        if self.hop_seconds is not None and self.starts is not None:
+            raise ValueError("hop_seconds and starts both say where clips start; give one of them")
+        return self
 
 
 class Validation(_Form):
-    """The part of the training side that chooses the best epoch."""
+    """The part of the training side that chooses the best epoch and, between two classes, the threshold."""
 
     fraction: float = Field(gt=0, lt=1)
-    by: Literal["recording", "group"] = "recording"
+    by: Literal["recording", "recording_in_group", "group"] = "recording"
 
 
 class Model(_Form):
@@ -90,6 +106,7 @@ class _Experiment(_Form):
 class Recipe(_Experiment):
     """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
 
+    `preparation` is what is done to heart sounds before they are cut (None: nothing).
     `extra_voices` are synthetic speakers mixed into the training side, as arguments of `datasets.stand_in`.
 
     Notebook: 02_spoken_digits_cnn
@@ -100,6 +117,7 @@ class Recipe(_Experiment):
     training: Settings = Settings()
     validation: Validation | None = None
     extra_voices: dict[Literal["speakers", "takes", "seed"], int] | None = None
+    preparation: HeartPreparation | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -114,7 +132,28 @@ class Recipe(_Experiment):
         """Eight hex digits that change when anything that can change a score does."""
         form = self.model_dump(mode="json", exclude={"name", "title", "protocols", "training"})
         form["training"] = self.training.identity()
+        # Keys of later date: where they are not used, results from before them stay valid.
+        for part, key in ((form, "preparation"), (form["clip"], "starts")):
+            if part[key] is None:
+                del part[key]
         return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
+
+
+class GroupPrior(_Experiment):
+    """A baseline that hears nothing: the share of each class among the training recordings of the same group.
+
+    What it scores above chance comes from knowing the group (the device, the place) alone. A group that is not on the
+    training side gets the share of each class among all.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+
+    baseline: Literal["group_prior"]
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits that change when anything that can change a score does."""
+        return hashlib.sha256(f"{self.baseline} {self.dataset}".encode()).hexdigest()[:8]
 
 
 class Ensemble(_Experiment):
@@ -151,10 +190,10 @@ def names(folder: str) -> list[str]:
     return found
 
 
-def load(name: str | Path) -> Recipe | Ensemble:
+def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
     """Read a recipe of the course by name ("fsdd/spectrogram_cnn"), or any YAML file by path. Raises RecipeError.
 
-    A file with the key `members` is an Ensemble.
+    A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -169,7 +208,7 @@ def load(name: str | Path) -> Recipe | Ensemble:
     if not isinstance(form, dict):
         raise RecipeError(f"{path.name}: expected keys and values, got {type(form).__name__}")
     try:
-        kind = Ensemble if "members" in form else Recipe
+        kind = Ensemble if "members" in form else GroupPrior if "baseline" in form else Recipe
         return kind.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(path.name, kind, problem) for problem in error.errors())) from None

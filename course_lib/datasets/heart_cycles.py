@@ -1,0 +1,133 @@
+"""Where the cycles of a heart begin: an estimate from the rhythm of the loudness, without an ECG."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from course_lib import settings
+from course_lib.datasets.decoded import decode
+from course_lib.datasets.recordings import DatasetError, Recordings
+
+RATE = 100  # of the envelope, in Hz
+VALVES_HZ = (25.0, 120.0)  # murmurs are mostly higher
+SHORTEST_S, LONGEST_S = 0.4, 1.5  # of a cycle: 150 to 40 beats a minute
+SHORTEST_SYSTOLE_S = 0.2
+_LEAD_S = 0.04  # from the beginning of the first heart sound to its peak
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """`starts` are the seconds at which cycles begin; `cycle_s` and `systole_s` are the typical durations in seconds.
+
+    Of silence there are no starts, and the durations are NaN.
+    """
+
+    starts: np.ndarray
+    cycle_s: float
+    systole_s: float
+
+
+def find_cycles(waveform: Tensor, sample_rate: int) -> Cycles:
+    """Estimate where the cycles of a heart sound (samples,) begin, just before each first sound.
+
+    The autocorrelation of the envelope has a peak at the cycle and, before half of it, one at systole (Schmidt et al.
+    2010). A first sound is loud, and so is what follows it after a systole, but not what follows it after
+    a diastole: the peaks of that sum, about a cycle apart, are the beats. Raises ValueError for less than 2 s.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    if len(waveform) < 2 * sample_rate:
+        raise ValueError(
+            f"{len(waveform) / sample_rate:.2f} s are too short to find a rhythm in; at least 2 s are needed"
+        )
+    loudness = envelope(waveform, sample_rate)
+    if np.ptp(loudness) < 1e-6 * loudness.max():
+        return Cycles(np.empty(0), np.nan, np.nan)
+    rhythm = _autocorrelation(loudness)
+    shortest, longest = round(SHORTEST_S * RATE), min(round(LONGEST_S * RATE), len(rhythm) // 2 + 1)
+    cycle = shortest + int(np.argmax(rhythm[shortest:longest]))
+    least = round(SHORTEST_SYSTOLE_S * RATE)
+    systole = least + int(np.argmax(rhythm[least : max(least, cycle // 2) + 1]))
+    diastole = cycle - systole
+    likeness = loudness + _later(loudness, systole)
+    if diastole > systole + 0.05 * RATE:  # else the two sounds are too evenly spaced for this
+        likeness -= _later(loudness, diastole)
+    peaks, _ = scipy.signal.find_peaks(likeness, distance=0.7 * cycle)
+    if len(peaks):
+        peaks = peaks[likeness[peaks] > 0.3 * np.median(likeness[peaks])]
+    return Cycles(np.maximum(peaks / RATE - _LEAD_S, 0.0), cycle / RATE, systole / RATE)
+
+
+def envelope(waveform: Tensor, sample_rate: int, smooth_hz: float = 15.0) -> np.ndarray:
+    """Homomorphic envelope of a waveform (samples,) between 25 and 120 Hz, at 100 values a second.
+
+    The logarithm of the Hilbert amplitude, smoothed by a low-pass at `smooth_hz`, and its exponential again.
+    Source: Gupta et al. 2007, Neural network classification of homomorphic segmented heart sounds.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    band = scipy.signal.butter(2, VALVES_HZ, "bandpass", fs=sample_rate, output="sos")
+    samples = scipy.signal.sosfiltfilt(band, waveform.double().numpy())
+    analytic = scipy.signal.hilbert(samples, scipy.fft.next_fast_len(len(samples)))[: len(samples)]
+    floor = 1e-3 * samples.std() + 1e-9
+    smooth = scipy.signal.butter(2, smooth_hz, fs=sample_rate, output="sos")
+    log_amplitude = scipy.signal.sosfiltfilt(smooth, np.log(np.abs(analytic) + floor))
+    return np.exp(log_amplitude[:: sample_rate // RATE])
+
+
+def cycle_starts(recordings: Recordings, progress: bool = True) -> list[np.ndarray]:
+    """For each recording the samples at which its cycles begin, found once and kept in the cache: for `Clips.cut`.
+
+    Raises AudioError for a bad file and DatasetError when the cache cannot be written.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    decoded = decode(recordings, progress)
+    kept = settings.cache_folder() / "cycles" / f"{recordings.name}-{decoded.fingerprint}-{_VERSION}.npz"
+    if not kept.is_file():
+        rate = recordings.sample_rate
+
+        def find(bounds: tuple[int, int]) -> np.ndarray:
+            samples = torch.from_numpy(decoded.samples[slice(*bounds)]).double() / 32768
+            return np.round(find_cycles(samples, rate).starts * rate).astype(np.int64)
+
+        pairs = list(zip(decoded.offsets[:-1], decoded.offsets[1:], strict=True))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(find, pairs)
+            found = list(tqdm(found, f"beats of {recordings.name}", len(pairs), disable=not progress, delay=2))
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{kept.name}-", dir=kept.parent) as work:
+                unfinished = Path(work) / kept.name
+                np.savez(unfinished, starts=np.concatenate(found), count=[len(starts) for starts in found])
+                os.replace(unfinished, kept)
+        except OSError as error:
+            raise DatasetError(
+                f"cannot write to {kept.parent} ({error}); set COURSE_CACHE to a folder you own"
+            ) from error
+    with np.load(kept) as found:
+        return np.split(found["starts"], np.cumsum(found["count"])[:-1])
+
+
+def _autocorrelation(envelope: np.ndarray) -> np.ndarray:
+    """Unbiased autocorrelation, so that a long lag is not at a disadvantage, up to half of the recording."""
+    centred = envelope - envelope.mean()
+    n = len(centred)
+    both_sides = np.fft.irfft(np.abs(np.fft.rfft(centred, 2 * n)) ** 2)
+    return both_sides[: n // 2 + 1] / np.arange(n, n - n // 2 - 1, -1)
+
+
+def _later(values: np.ndarray, steps: int) -> np.ndarray:
+    return np.concatenate([values[steps:], np.zeros(min(steps, len(values)))])

@@ -1,0 +1,195 @@
+"""PhysioNet/CinC Challenge 2016: heart sounds, normal or abnormal, from six places with a stethoscope each."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from course_lib import audio
+from course_lib.datasets import splits
+from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
+from course_lib.datasets.splits import Split
+
+SAMPLE_RATE = 2000
+SHORTEST_S = 2.5  # a segment
+CLASS_NAMES = ("normal", "abnormal")
+# What recorded each subset. In e it depends on the class: Liu et al. 2016, doi:10.1088/0967-3334/37/12/2181.
+DEVICES = {
+    "a": ("Welch Allyn Meditron",) * 2,
+    "b": ("3M Littmann E4000",) * 2,
+    "c": ("AUDIOSCOPE",) * 2,
+    "d": ("Infral Corp. prototype",) * 2,
+    "e": ("MLT201/Piezo", "3M Littmann"),
+    "f": ("JABES",) * 2,
+}
+LISTS = range(4)
+LISTS_FOLDER = "folds_spectnet"
+FLAGGED_FILE = "Recordings need to be removed in training-e.txt"
+
+_LABELS = {"-1": 0, "1": 1}
+_QUALITIES = {"1": "clean", "0": "noisy", "": "unknown"}
+_log = logging.getLogger(__name__)
+
+
+def read(folder: Path, source: str) -> Recordings:
+    """List the recordings of a folder in the published layout, `training-{a..f}/{recording}.wav|flac`, 2 kHz.
+
+    `label` is 0 for normal and 1 for abnormal, from the folders' REFERENCE.csv; `group` is the subset's letter: its
+    place and device. `quality` is clean, noisy or, without a published judgement, unknown. `flagged` marks recordings
+    that the organisers found unusable, where their list is there. `list_0` .. `list_3` tell the side (train, test or
+    neither) in the published fold lists, where those are. There are no subject ids: nobody can say whether two
+    recordings are of one heart. Raises LayoutError, which names every fault of the folder.
+    Source: https://physionet.org/content/challenge-2016/1.0.0
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    rows, problems = [], []
+    for letter in DEVICES:
+        found, faults = _read_subset(folder, letter)
+        rows += found
+        problems += faults
+    table = pd.DataFrame(rows, columns=["recording", "path", "label", "group", "quality"])
+    flagged = _flagged(folder)
+    table["flagged"] = table["recording"].isin(flagged)
+    if unknown := sorted(flagged - set(table["recording"])):
+        problems.append(f"{FLAGGED_FILE} names unknown recordings: {first_few(unknown)}")
+    for number in LISTS:
+        sides, faults = _read_list(folder, number, set(table["recording"]))
+        problems += faults
+        if sides:
+            table[f"list_{number}"] = table["recording"].map(sides).fillna("")
+    sound = Recordings("physionet2016", table, CLASS_NAMES, SAMPLE_RATE, source) if rows else None
+    if problems:
+        raise LayoutError("physionet2016", problems, sound)
+    return sound
+
+
+def published_lists(recordings: Recordings) -> list[Split]:
+    """The four fold lists published with SpectNet, without flagged recordings; their test sides are disjoint.
+
+    Every device is on both sides, so they say nothing about unseen ones.
+    Raises DatasetError when the lists are not there.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    if any(f"list_{number}" not in recordings.table for number in LISTS):
+        raise DatasetError(
+            f"{recordings.name}: the published lists are not here; PhysioNet does not carry them, so put train0.txt, "
+            f"validation0.txt and so on into the folder {LISTS_FOLDER} of the data set, or use stratified_folds"
+        )
+    return [splits.official(recordings, f"list_{number}") for number in LISTS]
+
+
+def data_table(recordings: Recordings) -> pd.DataFrame:
+    """One row for each subset and device: recordings of each class, flagged ones, and hours, read from the files.
+
+    Raises AudioError for a file that cannot be opened.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    table = recordings.table
+    device = [DEVICES[group][label] for group, label in zip(table["group"], table["label"], strict=True)]
+    counted = pd.DataFrame({"subset": table["group"], "label": table["label"], "device": device})
+    for label, name in enumerate(CLASS_NAMES):
+        counted[name] = table["label"] == label
+    counted["flagged"] = table["flagged"]
+    counted["hours"] = [audio.seconds(path) / 3600 for path in table["path"]]
+    counted = counted.sort_values(["subset", "label"], kind="stable").drop(columns="label")
+    return counted.groupby(["subset", "device"], as_index=False, sort=False).sum()
+
+
+def _read_subset(folder: Path, letter: str) -> tuple[list[tuple], list[str]]:
+    name = f"training-{letter}"
+    if not (folder / name).is_dir():
+        return [], [f"the folder {name} is missing from {folder}"]
+    labels, problems = _read_column(folder / name / "REFERENCE.csv", 1, _LABELS, "label")
+    qualities, faults = _read_qualities(folder, name)
+    problems += faults
+    files: dict[str, list[Path]] = {}
+    for path in sorted((folder / name).glob("[!.]*")):  # not the hidden files that some systems leave behind
+        if path.suffix.lower() in (".wav", ".flac"):
+            files.setdefault(path.stem, []).append(path)
+    for what, names in (
+        (f"{name}/REFERENCE.csv lists recordings that are not there", labels.keys() - files.keys()),
+        (f"{name} holds recordings without a label in REFERENCE.csv", files.keys() - labels.keys()),
+        (f"{name} holds both a .wav and a .flac of", {key for key, paths in files.items() if len(paths) > 1}),
+    ):
+        problems += [f"{what}: {first_few(sorted(names))}"] if names else []
+    rows = [
+        (key, str(paths[0]), labels[key], letter, qualities.get(key, "unknown"))
+        for key, paths in files.items()
+        if key in labels
+    ]
+    return rows, problems
+
+
+def _read_column(path: Path, column: int, meaning: dict[str, object], what: str) -> tuple[dict, list[str]]:
+    """What a CSV file without a header says of each recording, named in its first column; and what is wrong with it."""
+    place = f"{path.parent.name}/{path.name}"
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+    except FileNotFoundError:
+        return {}, [f"{place} is missing"]
+    except (OSError, ValueError, csv.Error) as error:
+        return {}, [f"{place} cannot be read ({error})"]
+    wrong = [line for line in lines if len(line) <= column or line[column] not in meaning]
+    expected = ", ".join(repr(value) for value in meaning)
+    problems = [f"{place} holds a line {','.join(line)!r}, whose {what} is none of {expected}" for line in wrong[:3]]
+    if len(wrong) > 3:
+        problems[-1] += f", and {len(wrong) - 3} more such lines"
+    twice = [name for name, count in Counter(line[0] for line in lines).items() if count > 1]
+    problems += [f"{place} lists more than once: {first_few(twice)}"] if twice else []
+    return {line[0]: meaning[line[column]] for line in lines if line not in wrong}, problems
+
+
+def _read_qualities(folder: Path, name: str) -> tuple[dict[str, str], list[str]]:
+    for path in (
+        folder / "annotations" / "updated" / name / "REFERENCE_withSQI.csv",
+        folder / name / "REFERENCE_withSQI.csv",
+        folder / name / "REFERENCE_withSQI_derived.csv",
+    ):
+        if path.is_file():
+            return _read_column(path, 2, _QUALITIES, "quality")
+    return {}, []
+
+
+def _flagged(folder: Path) -> set[str]:
+    for place in (folder / "annotations" / "updated", folder / LISTS_FOLDER, folder):
+        if (place / FLAGGED_FILE).is_file():
+            return _names(place / FLAGGED_FILE)
+    _log.warning(
+        "physionet2016: there is no %r in %s, so the 87 recordings of subset e that the organisers found unusable "
+        "are not marked",
+        FLAGGED_FILE,
+        folder,
+    )
+    return set()
+
+
+def _read_list(folder: Path, number: int, known: set[str]) -> tuple[dict[str, str], list[str]]:
+    files = {side: folder / LISTS_FOLDER / f"{name}{number}.txt" for side, name in _SIDES.items()}
+    if not any(path.is_file() for path in files.values()):
+        return {}, []
+    try:
+        sides = {side: _names(path) for side, path in files.items()}
+    except OSError as error:
+        return {}, [f"{LISTS_FOLDER}: list {number} cannot be read ({error})"]
+    problems = []
+    for what, names in (
+        ("names unknown recordings", (sides["train"] | sides["test"]) - known),
+        ("has on both sides", sides["train"] & sides["test"]),
+    ):
+        problems += [f"{LISTS_FOLDER}: list {number} {what}: {first_few(sorted(names))}"] if names else []
+    return {name: side for side, names in sides.items() for name in names}, problems
+
+
+_SIDES = {"train": "train", "test": "validation"}
+
+
+def _names(path: Path) -> set[str]:
+    return set(path.read_text(encoding="utf-8", errors="replace").split())

@@ -1,0 +1,226 @@
+"""The results of finished runs: one JSON file each, with the predictions behind it in a file beside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from course_lib import CourseError, evaluation, settings
+from course_lib.recipes import Ensemble, GroupPrior, Recipe
+
+logger = logging.getLogger(__name__)
+PARTS = {"test": "", "validation": "validation_"}
+
+
+class ResultError(CourseError):
+    """A file under results/ cannot be used; the message names it."""
+
+
+class ResultBusy(ResultError):
+    """Another process is at work on this result."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished training and its test scores: what was run, on what data, by what, and which errors remain.
+
+    `source` is "real" or "stand-in". `per_class` is the recall of each class and `per_group` the accuracy on each
+    group (speaker, device) of the test side, as fractions; `group_sizes` counts its recordings; `errors` maps each
+    misheard recording to the class it was taken for; `confusion` has a row for each true class. Between two classes
+    `threshold` is the probability from which a recording is class 1, and `rules` holds the scores by other rules.
+    """
+
+    recipe: str
+    recipe_hash: str
+    form: dict[str, Any]
+    protocol: str
+    fold: str
+    folds: int
+    seed: int
+    source: str
+    fingerprint: str
+    train: int
+    validation: int
+    test: int
+    scores: dict[str, float]
+    per_class: dict[str, float]
+    per_group: dict[str, float]
+    group_sizes: dict[str, int]
+    errors: dict[str, str]
+    confusion: list[list[int]]
+    parameters: int
+    kept_epoch: int
+    seconds: float
+    device: str
+    precision: str
+    threads: int
+    versions: dict[str, str]
+    threshold: float = 0.5
+    rules: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The score to show where there is room for one: MAcc between two classes, else accuracy."""
+        name = "MAcc" if "macc" in self.scores else "accuracy"
+        return f"{name} {self.scores[name.lower()]:.1%}"
+
+    @property
+    def path(self) -> Path:
+        """Where this result is kept; stand-in results have a folder of their own."""
+        return path_of(self.recipe, self.protocol, self.fold, self.seed, self.source)
+
+
+def root_of(source: str) -> Path:
+    return settings.results_folder() if source == "real" else settings.cache_folder() / "results_on_stand_ins"
+
+
+def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str) -> Path:
+    return root_of(source) / recipe / protocol / f"{fold}-seed{seed}.json"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file: complete, or not at all."""
+    text = json.dumps(content, indent=1) + "\n"
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+            os.chmod(unfinished, 0o644)  # a temporary file is for its owner's eyes only
+            os.replace(unfinished, path)
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(f"cannot write the result {path}: {error}") from error
+
+
+def keep(result: Result, tested: pd.DataFrame, held_out: pd.DataFrame, about: pd.DataFrame) -> None:
+    """Write the predictions and then the result, so that where there is a result there are predictions.
+
+    The probabilities are those of the clips of the test side and of the validation part, named after their recordings;
+    `about` has the label and the group of every recording.
+    """
+    arrays = {}
+    for prefix, clips in zip(PARTS.values(), (tested, held_out), strict=True):
+        arrays |= {f"{prefix}recording": clips.index.to_numpy(str)}
+        arrays |= {f"{prefix}probabilities": clips.to_numpy(np.float32)}
+        arrays |= {f"{prefix}label": about["label"][clips.index].to_numpy(np.int16)}
+        arrays |= {f"{prefix}group": about["group"][clips.index].to_numpy(str)}
+    _write(result.path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
+    write_json(result.path, asdict(result))
+
+
+def predictions(result: Result, part: str = "test") -> pd.DataFrame:
+    """The class probabilities behind a result: a row for each clip of a part, named after its recording.
+
+    A column for each class. `part` is test or validation. Raises ResultError when the file beside the result is missing
+    or damaged.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+    recording, probabilities = _arrays(result, part, "recording", "probabilities")
+    return pd.DataFrame(probabilities.astype(float), index=recording)
+
+
+def decisions(result: Result, part: str = "test") -> pd.DataFrame:
+    """What a model for two classes said of each recording of a part, test or validation.
+
+    Columns: label, group, clips (how many), vote (the share of them called class 1), probability (of class 1, pooled),
+    margin (how far it is from the threshold, by the rule of the protocol) and predicted (1 from a margin of 0). Raises
+    ResultError as `predictions` does.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    recording, probabilities, label, group = _arrays(result, part, "recording", "probabilities", "label", "group")
+    clips = pd.DataFrame(probabilities.astype(float), index=recording)
+    about = pd.DataFrame({"label": label.astype(int), "group": group}, index=recording)
+    by_recording = about.groupby(level=0, sort=False)
+    found = by_recording.first().assign(clips=by_recording.size(), vote=evaluation.vote(clips))
+    margin = _margin(clips, result.protocol, result.threshold)
+    return found.assign(probability=evaluation.pooled(clips)[1], margin=margin, predicted=(margin >= 0).astype(int))
+
+
+def decide(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
+    """The class of each recording, from the class probabilities of its clips.
+
+    The likeliest one by the pooled probabilities; of two classes 1 when its pooled probability reaches the threshold
+    or, as in the origin of list 0, when at least half of the clips vote for it.
+    """
+    if clips.shape[1] != 2:
+        return evaluation.pooled(clips).idxmax(axis=1)
+    return (_margin(clips, protocol, threshold) >= 0).astype(int)
+
+
+def _margin(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
+    if protocol == "published_list_0":
+        return evaluation.vote(clips) - 0.5
+    return evaluation.log_odds(evaluation.pooled(clips)[1]) - evaluation.log_odds(threshold)
+
+
+def _arrays(result: Result, part: str, *names: str) -> list[np.ndarray]:
+    path = result.path.with_suffix(".npz")
+    try:
+        with np.load(path) as file:
+            return [file[PARTS[part] + name] for name in names]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ResultError(f"{path}, the predictions of a result, cannot be read ({error}); run it again") from None
+
+
+def read(path: Path) -> Result:
+    """Read one result file. Raises ResultError naming it when it is damaged."""
+    try:
+        return Result(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(f"{path} is damaged ({error}); delete it and run its recipe again") from None
+
+
+def results(
+    recipe: Recipe | Ensemble | GroupPrior, protocol: str, source: str = "real", whole_seeds: bool = False
+) -> list[Result]:
+    """The kept results of this version of a recipe under one protocol; with `whole_seeds`, of seeds with every fold.
+
+    Those of other versions are left out; a damaged file is named in a warning and left out.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    kept = []
+    for path in _files(recipe.name, protocol, source):
+        try:
+            kept.append(read(path))
+        except ResultError as error:
+            logger.warning("%s", error)
+    kept = [result for result in kept if result.recipe_hash == recipe.hash]
+    folds = Counter(result.seed for result in kept)
+    return [result for result in kept if not whole_seeds or folds[result.seed] == result.folds]
+
+
+def damaged(recipe: Recipe | Ensemble | GroupPrior, source: str = "real") -> list[Path]:
+    """The damaged result files of a recipe."""
+    found = []
+    for path in [path for protocol in recipe.protocols for path in _files(recipe.name, protocol, source)]:
+        try:
+            read(path)
+        except ResultError:
+            found.append(path)
+    return found
+
+
+def _files(recipe: str, protocol: str, source: str) -> list[Path]:
+    return sorted(path_of(recipe, protocol, "", 0, source).parent.glob("[!.]*.json"))
