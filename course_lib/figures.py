@@ -64,8 +64,8 @@ def film(figure: Figure, draw: Callable[[int], None], frames: int, seconds: floa
     for number in range(frames):
         draw(number)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        pictures.append(Image.open(buffer).convert("RGB").quantize(32, dither=Image.Dither.NONE))
+        figure.savefig(buffer, format="png", dpi=64)  # small: there are many of them
+        pictures.append(Image.open(buffer).convert("RGB").quantize(16, dither=Image.Dither.NONE))
     plt.close(figure)
     buffer = io.BytesIO()
     times = [round(1000 * seconds)] * (frames - 1) + [2000]
