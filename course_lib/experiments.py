@@ -142,7 +142,7 @@ def train(
         voices = datasets.stand_in(recipe.dataset, progress=progress, **recipe.extra_voices)
         extra = clips_of(recipe, voices, progress)
     torch.manual_seed(seed)
-    model = recipe.model.build(len(recordings.class_names))
+    model = recipe.build(len(recordings.class_names), len(clips.group_names))
     _try_out(recipe, model, clips)
     own = clips.of_recordings(rows)
     history = training.fit(model, own, validation, recipe.training, extra=extra, seed=seed, **fit_options)
@@ -171,7 +171,7 @@ def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: 
     _, about = training.checkpoints.load(path)
     if about.get("recipe_hash") != recipe.hash:
         return None
-    model = recipe.model.build(about["classes"])
+    model = recipe.build(about["classes"], about.get("groups"))
     training.load_model(path, model)
     return model.eval()
 
@@ -255,6 +255,7 @@ class _FoldRun:
         )
         if keep_model:
             about = {"recipe_hash": result.recipe_hash, "classes": len(result.confusion)}
+            about |= {"groups": len(clips.group_names)}
             about |= {"fingerprint": result.fingerprint}
             training.save_model(result.path.with_suffix(".safetensors"), model, **about)
         keep(result, tested, watched, self.table)

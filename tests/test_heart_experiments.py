@@ -19,6 +19,7 @@ from course_lib.__main__ import main
 from course_lib.datasets import Recordings, physionet2016
 from course_lib.datasets.stand_in import heart_sounds
 from course_lib.experiments import Result, ResultError
+from course_lib.models import DomainAdversarial
 from course_lib.recipes import Recipe
 
 PROTOCOLS = {"published_list_0": 1, "published_lists": 1, "leave_one_device_out": 1}
@@ -154,6 +155,25 @@ def test_a_missing_part_is_named() -> None:
     result.path.with_suffix(".npz").unlink()
     with pytest.raises(ResultError, match=r"list_0-seed0\.npz, the predictions of a result"):
         experiments.decisions(result)
+
+
+# Against the device
+
+
+def test_an_adversarial_recipe_is_trained_with_a_domain_for_each_device_and_loaded_with_it(hearts: Recordings) -> None:
+    changes = {
+        "adversarial": {"weight": 0.5},
+        "model": {"name": "LeanSpectNet", "settings": {"n_filters": 4, "channels": [2, 4], "width": 8}},
+    }
+    recipe = Recipe.model_validate({"name": "physionet2016/against"} | FORM | changes)
+    where = {"protocol": "leave_one_device_out", "fold": "c"}
+    (result,) = experiments.run(recipe, **where, keep_model=True, progress=False)
+    model = experiments.load_model(recipe, **where)
+    assert isinstance(model, DomainAdversarial) and (model.n_domains, model.weight) == (6, 0.5)
+    tested = experiments.clips_of(recipe, hearts, progress=False).of_recordings(hearts.find(group="c"))
+    said = evaluation.predict(model, tested).numpy()
+    np.testing.assert_allclose(experiments.predictions(result).to_numpy(), said, atol=1e-5)
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 # The device prior

@@ -13,6 +13,7 @@ import yaml
 
 from course_lib import recipes
 from course_lib.datasets import ENTRIES
+from course_lib.models import DomainAdversarial, SpectrogramCNN
 from course_lib.recipes import Ensemble, GroupPrior, Recipe, RecipeError
 
 FORM = {
@@ -68,7 +69,7 @@ def test_every_shipped_recipe_loads_and_builds(name: str) -> None:
         return
     if isinstance(recipe, GroupPrior):
         return
-    model = recipe.model.build(len(entry.class_counts)).eval()
+    model = recipe.build(len(entry.class_counts), len(entry.group_counts)).eval()
     rate = recipe.preparation.sample_rate if recipe.preparation else entry.sample_rate
     with torch.no_grad():
         logits = model(torch.randn(2, round(recipe.clip.seconds * rate)))
@@ -91,6 +92,14 @@ def test_the_model_of_a_recipe_has_its_settings_and_front_end(toy: Path) -> None
     assert model.front_end[0].n_fft == 64
     assert model(torch.randn(1, 100)).shape == (1, 3)
     assert recipes.load(write(toy)).model.build(2).dropout.p == 0.1
+
+
+def test_an_adversarial_recipe_builds_a_second_head_for_the_groups(toy: Path) -> None:
+    model = recipes.load(write(toy, adversarial={"weight": 0.5})).build(3, 4)
+    assert isinstance(model, DomainAdversarial) and (model.n_domains, model.weight) == (4, 0.5)
+    logits, domain_logits = model(torch.randn(2, 800))
+    assert logits.shape == (2, 3) and domain_logits.shape == (2, 4)
+    assert isinstance(recipes.load(write(toy)).build(3, 4), SpectrogramCNN)
 
 
 def test_models_are_built_with_fresh_weights(toy: Path) -> None:
@@ -126,6 +135,7 @@ def test_what_is_no_yaml_form_is_refused_by_name(content: bytes, toy: Path) -> N
         ({"colour": "red"}, "colour", "title, dataset, protocols, clip, model, training, validation, extra_voices"),
         ({"clip": {"seconds": 1, "hop": 1}}, "clip.hop", "seconds, hop_seconds"),
         ({"preparation": {"first": 60}}, "preparation.first", "from_rate, sample_rate, low_hz"),
+        ({"adversarial": {"weight": 1, "hidden": 5}}, "adversarial.hidden", "weight"),
         ({"training": {"epoch": 3}}, "training.epoch", "epochs, batch_size, optimizer"),
         ({"validation": {"fraction": 0.1, "of": 1}}, "validation.of", "fraction, by"),
         ({"model": {"name": "SpectrogramCNN", "layers": 3}}, "model.layers", "name, settings, front_end"),
@@ -173,6 +183,9 @@ def test_an_unknown_key_is_named_with_those_allowed(changes: dict[str, Any], key
         (front_end({"LogSpectrogram": {}, "Standardise": {}}), ["model", "LogSpectrogram", "Standardise"]),
         (front_end({}), ["model", "front end"]),
         (front_end("LogSpectrogram"), ["model.front_end.0"]),
+        ({"adversarial": {"weight": 0}}, ["adversarial.weight", "greater than 0"]),
+        ({"adversarial": {}}, ["adversarial.weight", "required"]),
+        ({"adversarial": {"weight": 1}, "model": {"name": "StridedSampleCNN"}}, ["adversarial", "StridedSampleCNN"]),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes: dict[str, Any], parts: list[str], toy: Path) -> None:
@@ -223,6 +236,8 @@ CHANGES = [
     {"preparation": {}},
     {"preparation": {"first_s": 60}},
     {"training": {"epochs": 1, "extra_per_epoch": 5}, "extra_voices": {"speakers": 5}},
+    {"adversarial": {"weight": 0.5}},
+    {"adversarial": {"weight": 1.0}},
     {"dataset": "another"},
 ]
 
@@ -257,6 +272,7 @@ def test_a_recipe_cannot_be_changed(toy: Path) -> None:
 def test_a_setting_of_later_date_leaves_the_hashes_of_earlier_results_as_they_were() -> None:
     form = recipes.load("fsdd/spectrogram_cnn").model_dump(mode="json", exclude={"name", "title", "protocols"})
     del form["training"]["l1_penalty"], form["training"]["balance"], form["clip"]["starts"], form["preparation"]
+    del form["adversarial"]
     expected = hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
     assert recipes.load("fsdd/spectrogram_cnn").hash == expected
 

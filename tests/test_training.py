@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -146,6 +147,7 @@ def test_the_history_tells_what_the_model_does_on_the_validation_part() -> None:
 def test_without_a_validation_part_its_values_are_nan() -> None:
     (epoch,) = train(fresh(), settings(epochs=1)).epochs
     assert math.isnan(epoch.validation_loss) and math.isnan(epoch.validation_accuracy)
+    assert math.isnan(epoch.validation_balanced_accuracy)
 
 
 def test_the_training_accuracy_and_loss_are_those_of_all_clips() -> None:
@@ -189,6 +191,37 @@ def test_of_equally_good_epochs_the_first_is_kept() -> None:
     history = train(model, how, tones(10, seed=1))
     assert len({epoch.validation_accuracy for epoch in history.epochs}) == 1
     assert history.kept_epoch == 1
+
+
+class Scripted(nn.Module):
+    """Learns nothing; its n-th evaluation says of every clip what the n-th row of a script says."""
+
+    def __init__(self, script: Tensor) -> None:
+        super().__init__()
+        self.bias, self.rows = nn.Parameter(torch.zeros(2)), iter(script)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        if self.training:
+            return self.bias.expand(len(waveforms), 2)
+        return nn.functional.one_hot(next(self.rows), 2).float()
+
+
+def test_the_best_epoch_has_the_best_mean_over_classes_not_the_most_right_clips() -> None:
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    said = torch.tensor(
+        [
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],  # eight of ten, and one class alone
+            [0, 0, 0, 0, 0, 1, 1, 1, 1, 1],  # seven of ten, but 5/8 and 2/2 of the classes
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 1],  # nine of ten: 8/8 and 1/2
+        ]
+    )
+    validation = Clips(**(vars(tones(10)) | {"labels": labels}))
+    history = train(Scripted(said), settings(keep="best"), validation)
+    table = history.table()
+    expected = [metrics.balanced_accuracy_score(labels, row) for row in said]
+    assert table["validation_balanced_accuracy"].tolist() == pytest.approx(expected)
+    assert table["validation_accuracy"].tolist() == pytest.approx([0.8, 0.7, 0.9])
+    assert history.kept_epoch == 2
 
 
 def test_averaging_is_the_moving_average_of_the_weights(steps: list) -> None:

@@ -89,6 +89,12 @@ class Model(_Form):
             raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
 
 
+class Adversarial(_Form):
+    """A second head that guesses the group, against which the features are trained with up to `weight`."""
+
+    weight: float = Field(gt=0)
+
+
 class _Experiment(_Form):
     name: str
     title: str
@@ -106,7 +112,8 @@ class _Experiment(_Form):
 class Recipe(_Experiment):
     """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
 
-    `preparation` is what is done to heart sounds before they are cut (None: nothing).
+    `preparation` is what is done to heart sounds before they are cut (None: nothing). With `adversarial` the model is
+    wrapped in a DomainAdversarial whose domains are the groups.
     `extra_voices` are synthetic speakers mixed into the training side, as arguments of `datasets.stand_in`.
 
     Notebook: 02_spoken_digits_cnn
@@ -118,6 +125,7 @@ class Recipe(_Experiment):
     validation: Validation | None = None
     extra_voices: dict[Literal["speakers", "takes", "seed"], int] | None = None
     preparation: HeartPreparation | None = None
+    adversarial: Adversarial | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -125,7 +133,16 @@ class Recipe(_Experiment):
             raise ValueError("training.keep is 'best', so the recipe needs a validation part")
         if bool(self.training.extra_per_epoch) != (self.extra_voices is not None):
             raise ValueError("extra_voices and training.extra_per_epoch go together; give both or neither")
+        if self.adversarial is not None and not hasattr(getattr(models, self.model.name), "embed"):
+            raise ValueError(f"adversarial needs a model with features of its own, and {self.model.name} names none")
         return self
+
+    def build(self, n_classes: int, n_groups: int | None = None) -> nn.Module:
+        """The model with fresh weights and, if `adversarial`, a second head for `n_groups` groups."""
+        model = self.model.build(n_classes)
+        if self.adversarial is None:
+            return model
+        return models.DomainAdversarial(model, n_groups, weight=self.adversarial.weight)
 
     @property
     def hash(self) -> str:
@@ -133,7 +150,7 @@ class Recipe(_Experiment):
         form = self.model_dump(mode="json", exclude={"name", "title", "protocols", "training"})
         form["training"] = self.training.identity()
         # Keys of later date: where they are not used, results from before them stay valid.
-        for part, key in ((form, "preparation"), (form["clip"], "starts")):
+        for part, key in ((form, "preparation"), (form, "adversarial"), (form["clip"], "starts")):
             if part[key] is None:
                 del part[key]
         return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]

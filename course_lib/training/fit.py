@@ -32,7 +32,7 @@ class TrainingError(CourseError):
 
 @dataclass
 class Epoch:
-    """What one epoch did; accuracies are fractions.
+    """What one epoch did; accuracies are fractions, the balanced one a mean over classes (of two: MAcc).
 
     Validation values are NaN without a validation part; domain values (training side) None without a domain head.
     """
@@ -41,6 +41,7 @@ class Epoch:
     train_accuracy: float
     validation_loss: float = math.nan
     validation_accuracy: float = math.nan
+    validation_balanced_accuracy: float = math.nan
     domain_loss: float | None = None
     domain_accuracy: float | None = None
     seconds: float = 0.0
@@ -117,7 +118,7 @@ def fit(
         torch.manual_seed(1_000_003 * seed + number + 500_009 * fabric.global_rank)
         epoch = run.train_epoch(train, order, number)
         if validation is not None:
-            epoch.validation_loss, epoch.validation_accuracy = run.evaluate(validation)
+            run.evaluate(validation, epoch)
         epoch.seconds = time.perf_counter() - started
         run.end_epoch(epoch)
         if checkpoint is not None:
@@ -229,21 +230,25 @@ class _Run:
         return self.settings.l1_penalty * sum(weight.abs().sum() for weight in weights)
 
     @torch.no_grad()
-    def evaluate(self, clips: Clips) -> tuple[float, float]:
+    def evaluate(self, clips: Clips, epoch: Epoch) -> None:
+        """Write the validation values into an epoch."""
         self.evaluated.eval()
-        loss = correct = 0.0
+        loss, right = 0.0, []
         for batch in torch.arange(len(clips), device=self.fabric.device).split(512):
             waveforms, labels = clips.batch(batch)
             logits = self.evaluated(waveforms)
             loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-            correct += (logits.argmax(dim=1) == labels).sum().item()
-        return loss / len(clips), correct / len(clips)
+            right.append(logits.argmax(dim=1) == labels)
+        right, labels = torch.cat(right).cpu(), clips.labels.cpu()
+        epoch.validation_loss, epoch.validation_accuracy = loss / len(clips), right.sum().item() / len(clips)
+        recalls = [right[labels == label].double().mean() for label in labels.unique()]
+        epoch.validation_balanced_accuracy = torch.stack(recalls).mean().item()
 
     def end_epoch(self, epoch: Epoch) -> None:
         history = self.history
         history.epochs.append(epoch)
-        accuracies = [past.validation_accuracy for past in history.epochs]
-        is_best = self.settings.keep == "last" or epoch.validation_accuracy > max(accuracies[:-1], default=-1.0)
+        *before, now = [past.validation_balanced_accuracy for past in history.epochs]
+        is_best = self.settings.keep == "last" or now > max(before, default=-1.0)
         if is_best:
             history.kept_epoch = len(history.epochs)
         if is_best and self.settings.keep == "best":

@@ -17,11 +17,11 @@ class Settings(BaseModel):
     `schedule`: constant; exponential (times `decay` an epoch); one_cycle (linear rise over the first 15 % of the
     steps, then half a cosine down to 0). `weight_decay` is L2 (with adamw apart from the gradient); `l1_penalty`
     times the sum of the weights' sizes is added to the loss. `averaging` > 0 evaluates an exponential moving average
-    of the weights with that decay a step. `keep` chooses the last epoch, or the best one on the validation part.
-    `extra_per_epoch` is how many clips of the extra material (synthetic voices) join each epoch. With `balance` an
-    epoch draws as many clips as the training side has, with replacement, so that every class (or every class of every
-    group) is equally likely. `precision` "auto" is bf16-mixed where the hardware multiplies bf16 numbers, else
-    32-true.
+    of the weights with that decay a step. `keep` chooses the last epoch, or the best one by balanced accuracy (of two
+    classes: MAcc) on the clips of the validation part. `extra_per_epoch` is how many clips of the extra material
+    (synthetic voices) join each epoch. With `balance` an epoch draws as many clips as the training side has, with
+    replacement, so that every class (or every class of every group) is equally likely. `precision` "auto" is
+    bf16-mixed where the hardware multiplies bf16 numbers, else 32-true.
 
     Notebook: 02_spoken_digits_cnn
     """
