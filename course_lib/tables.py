@@ -163,14 +163,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         return _two_class_markdown(rows)
     protocols = [protocol for protocol in get_args(Protocol) if any(row["protocol"] == protocol for row in rows)]
     heads = ["model (recipe)", "parameters", "training", *(_PROTOCOL_HEADS[protocol] for protocol in protocols), "data"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for recipe, found in groupby(rows, key=lambda row: row["recipe"]):
         by_protocol = {row["protocol"]: row for row in found}
         some = next(iter(by_protocol.values()))
         cells = [_cell(by_protocol[protocol]) if protocol in by_protocol else "" for protocol in protocols]
         about = [f"{some['title']} (`{recipe}`)", f"{some['parameters']:,}", f"{some['seconds']:.0f} s"]
-        lines.append(f"| {' | '.join([*about, *cells, some['source']])} |")
-    return "\n".join(lines)
+        lines.append([*about, *cells, some["source"]])
+    return _markdown(heads, lines)
 
 
 _PROTOCOL_HEADS = {
@@ -194,13 +194,18 @@ def _two_class_markdown(rows: list[dict[str, Any]]) -> str:
         "seeds",
         "data",
     ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for row in sorted(rows, key=lambda row: list(_PROTOCOL_HEADS).index(row["protocol"])):
         scores = [_percent(row["scores"][name]) for name in _SCORE_HEADS]
         macc = f"{_percent(row['scores']['macc'])} ({_percent(row['low'])} to {_percent(row['high'])})"
         about = [f"{row['title']} (`{row['recipe']}`)", _PROTOCOL_HEADS[row["protocol"]], f"{row['parameters']:,}"]
-        lines.append(f"| {' | '.join([*about, macc, *scores, str(len(row['seeds'])), row['source']])} |")
-    return "\n".join(lines)
+        lines.append([*about, macc, *scores, str(len(row["seeds"])), row["source"]])
+    return _markdown(heads, lines)
+
+
+def _markdown(heads: list[str], lines: list[list[str]]) -> str:
+    written = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
+    return "\n".join([written[0], "|---" * len(heads) + "|", *written[1:]])
 
 
 _SCORE_HEADS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import nn
 
 from course_lib import recipes, settings
-from course_lib.benchmarks.timing import interleaved
+from course_lib.benchmarks.timing import interleaved, machine
 from course_lib.experiments import write_json
 from course_lib.layers.augmentation import Augmentation
 
@@ -28,13 +26,7 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
     report: dict[str, Any] = {
         "benchmark": "augmentation",
         "quick": quick,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "device": device.type,
-        },
+        "machine": machine() | {"device": device.type},
         "recipes": [measure(name, device, 4 if quick else 64, 2 if quick else 20) for name in RECIPES],
     }
     for row in report["recipes"]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,17 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib import settings
-from course_lib.benchmarks.timing import Timings, interleaved, peak_bytes, saved_bytes
+from course_lib.benchmarks.timing import Timings, interleaved, machine, peak_bytes, saved_bytes
 from course_lib.experiments import write_json
 from course_lib.layers import GammatoneFilterbank
 
 OURS, FFT, PUBLISHED, MEL = "gammatone", "gammatone, fft", "published layer", "mel spectrogram (fixed)"
 CONVOLUTION, SINC = "convolution, average pooling", "asteroid ParamSinc, pooled"
-_MOST_MULTIPLICATIONS, _MOST_BYTES, _MOST_OUTPUTS = (
-    4e11,
-    3e9,
-    1e8,
-)  # of a candidate's forward pass; beyond that it is left out
+# Of a candidate's forward pass; beyond that it is left out.
+_MOST_MULTIPLICATIONS, _MOST_BYTES, _MOST_OUTPUTS = 4e11, 3e9, 1e8
 
 
 @dataclass(frozen=True)
@@ -240,12 +235,7 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
     report: dict[str, Any] = {
         "benchmark": "gammatone",
         "quick": quick,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
         "cases": [],
     }
     for case in QUICK if quick else CASES:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.layers import LogMel, Standardise
+from course_lib.models.log_mel_cnn import convolution_blocks
 
 
 class CRNN(nn.Module):
@@ -33,12 +34,8 @@ class CRNN(nn.Module):
     ) -> None:
         super().__init__()
         self.front_end = nn.Sequential(LogMel(sample_rate, n_mels), Standardise()) if front_end is None else front_end
-        blocks: list[nn.Module] = []
-        for channels_in, channels_out in zip((1, *channels[:-1]), channels, strict=True):
-            convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
-            blocks += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
-        blocks[-1] = nn.MaxPool2d((2, 1))
-        self.features = nn.Sequential(*blocks)
+        self.features = convolution_blocks(channels)
+        self.features[-1] = nn.MaxPool2d((2, 1))  # keeps every frame that is left
         bands = n_mels // 2 ** len(channels)
         self.recurrent = nn.GRU(channels[-1] * bands, hidden, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(dropout)

@@ -32,11 +32,7 @@ class LogMelCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.front_end = nn.Sequential(LogMel(sample_rate, n_mels), Standardise()) if front_end is None else front_end
-        blocks: list[nn.Module] = []
-        for channels_in, channels_out in zip((1, *channels[:-1]), channels, strict=True):
-            convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
-            blocks += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
-        self.features = nn.Sequential(*blocks[:-1])
+        self.features = convolution_blocks(channels)[:-1]
         bands = n_mels // 2 ** (len(channels) - 1)
         self.across_bands = nn.Conv1d(channels[-1] * bands, channels[-1], kernel_size=1)
         self.dropout = nn.Dropout(dropout)
@@ -50,3 +46,12 @@ class LogMelCNN(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         return self.classify(self.dropout(self.embed(waveforms)))
+
+
+def convolution_blocks(channels: Sequence[int]) -> nn.Sequential:
+    """Images (batch, 1, bands, frames) -> maps, in blocks that each halve both sides; four modules a block."""
+    blocks: list[nn.Module] = []
+    for channels_in, channels_out in zip((1, *channels[:-1]), channels, strict=True):
+        convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+        blocks += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*blocks)
