@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+_PROBE_FOLDS = 5
 
 
 def run(
@@ -252,6 +253,7 @@ class _FoldRun:
             device=history.device,
             precision=history.precision,
             threads=torch.get_num_threads(),
+            probe=self.probed(model, clips, held_out),
         )
         if keep_model:
             about = {"recipe_hash": result.recipe_hash, "classes": len(result.confusion)}
@@ -269,6 +271,20 @@ class _FoldRun:
             return self.nothing()
         names = self.table.index.to_numpy(str)[chosen.recording.numpy()]
         return pd.DataFrame(evaluation.predict(model, chosen).numpy().astype(float), index=names)
+
+    def probed(self, model: torch.nn.Module, clips: Clips, rows: np.ndarray) -> dict[str, float]:
+        """How well a network's features, averaged over the clips of each recording, tell the groups of `rows` apart.
+
+        Nothing where there are no features or fewer than two groups with enough recordings.
+        """
+        counts = self.table["group"].iloc[rows].value_counts()
+        enough = counts.index[counts >= _PROBE_FOLDS]
+        if not hasattr(model, "embed") or len(enough) < 2:
+            return {}
+        chosen = clips.of_recordings(rows[self.table["group"].iloc[rows].isin(enough)])
+        features = pd.DataFrame(evaluation.embed(model, chosen).numpy()).groupby(chosen.recording.numpy()).mean()
+        found = evaluation.probe(features, self.table["group"].iloc[features.index], features.index, _PROBE_FOLDS)
+        return found._asdict()
 
     def combine(self, fit_options: dict[str, Any]) -> Result:
         members = []

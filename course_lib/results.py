@@ -40,6 +40,7 @@ class Result:
     group (speaker, device) of the test side, as fractions; `group_sizes` counts its recordings; `errors` maps each
     misheard recording to the class it was taken for; `confusion` has a row for each true class. Between two classes
     `threshold` is the probability from which a recording is class 1, and `rules` holds the scores by other rules.
+    `probe` says how well features of the validation part tell groups apart (accuracy) and what guessing does (chance).
     """
 
     recipe: str
@@ -69,6 +70,7 @@ class Result:
     versions: dict[str, str]
     threshold: float = 0.5
     rules: dict[str, dict[str, float]] = field(default_factory=dict)
+    probe: dict[str, float] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:

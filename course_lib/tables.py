@@ -22,8 +22,10 @@ def table(folder: str, source: str = "real") -> list[dict[str, Any]]:
 
     Between two classes a row has `scores`, means over the seeds, and the interval is that of MAcc, over the recordings
     of each class. `per_group` is the MAcc on each device and `per_group_interval` its interval, None where a device has
-    one class only. Under leave_one_device_out the scores are means over the devices; under the other protocols all test
-    recordings of a seed count together. `leaky` marks the protocol whose test side chooses the epoch.
+    one class only. `probe` has how well the features of held-out recordings of the training side tell devices apart
+    (accuracy, balanced; chance), or is None. Under leave_one_device_out the scores are means over the devices; under
+    the other protocols all test recordings of a seed count together. `leaky` marks the protocol whose test side chooses
+    the epoch.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -105,10 +107,16 @@ def _two_class_row(
             group: None if part is None else list(evaluation.balanced_interval(part["right"], part["label"]))
             for group, part in groups.items()
         },
+        "probe": _mean_probe(every),
         "parameters": every[0].parameters,
         "seconds": float(np.median([result.seconds for result in every])),
         "source": source,
     }
+
+
+def _mean_probe(results: list[experiments.Result]) -> dict[str, float] | None:
+    probes = [result.probe for result in results if result.probe]
+    return pd.DataFrame(probes).mean().to_dict() if probes else None
 
 
 def _scores(decided: pd.DataFrame) -> dict[str, float]:
@@ -191,6 +199,7 @@ def _two_class_markdown(rows: list[dict[str, Any]]) -> str:
         "parameters",
         "MAcc (95 % interval)",
         *_SCORE_HEADS.values(),
+        "device probe",
         "seeds",
         "data",
     ]
@@ -199,7 +208,8 @@ def _two_class_markdown(rows: list[dict[str, Any]]) -> str:
         scores = [_percent(row["scores"][name]) for name in _SCORE_HEADS]
         macc = f"{_percent(row['scores']['macc'])} ({_percent(row['low'])} to {_percent(row['high'])})"
         about = [f"{row['title']} (`{row['recipe']}`)", _PROTOCOL_HEADS[row["protocol"]], f"{row['parameters']:,}"]
-        lines.append([*about, macc, *scores, str(len(row["seeds"])), row["source"]])
+        probe = _percent(row["probe"]["accuracy"] if row["probe"] else None)
+        lines.append([*about, macc, *scores, probe, str(len(row["seeds"])), row["source"]])
     return _markdown(heads, lines)
 
 

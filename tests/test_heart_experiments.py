@@ -144,6 +144,31 @@ def test_the_threshold_is_chosen_on_the_validation_part_of_the_training_side(hea
     assert set(held_out["group"]) == set("abcdef")
 
 
+def test_a_probe_of_held_out_recordings_says_what_the_features_know_of_the_device(
+    hearts: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result,) = run("toy", "published_lists", fold="list_1")
+    assert result.probe == {}  # a strided network names no features
+    form = FORM | {"model": {"name": "LogMelCNN", "settings": {"n_mels": 16}}, "name": "mine/probed"}
+    form["model"]["front_end"] = [{"LogMel": {"sample_rate": 1000, "n_mels": 16, "n_fft": 128, "hop_length": 20}}]
+    recipe = Recipe.model_validate(form)
+    monkeypatch.setattr(experiments, "_PROBE_FOLDS", 2)
+    (result,) = experiments.run(recipe, 0, "published_lists", "list_1", keep_model=True, progress=False)
+    held_out = experiments.decisions(result, "validation")
+    counts = held_out["group"].value_counts()
+    assert result.probe["chance"] == pytest.approx(1 / (counts >= 2).sum())
+    model = experiments.load_model(recipe, "published_lists", "list_1")
+    kept = held_out[held_out["group"].map(counts) >= 2]
+    clips = experiments.clips_of(recipe, hearts, progress=False)
+    names = hearts.table["recording"].to_numpy(str)
+    features = []
+    for name in kept.index:
+        features.append(evaluation.embed(model, clips.of_recordings(np.flatnonzero(names == name))).mean(dim=0).numpy())
+    order = np.argsort([list(names).index(name) for name in kept.index])
+    expected = evaluation.probe(np.array(features)[order], kept["group"].iloc[order], kept.index[order], folds=2)
+    assert result.probe["accuracy"] == pytest.approx(expected.accuracy)
+
+
 def test_under_the_protocol_of_the_origin_the_test_side_is_the_validation_part() -> None:
     (result,) = run("toy", "published_list_0")
     assert result.validation == result.test

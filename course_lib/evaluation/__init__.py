@@ -5,7 +5,7 @@ Notebook: 02_spoken_digits_cnn
 
 from course_lib.evaluation.decisions import abstention, best_threshold, group_prior, log_odds, pooled, ranking, vote
 from course_lib.evaluation.grad_cam import grad_cam
-from course_lib.evaluation.predictions import predict
+from course_lib.evaluation.predictions import embed, predict
 from course_lib.evaluation.probe import probe
 from course_lib.evaluation.robustness import accuracy_in_noise
 from course_lib.evaluation.scores import balanced_interval, confusion_matrix, interval, scores
@@ -16,6 +16,7 @@ __all__ = [
     "balanced_interval",
     "best_threshold",
     "confusion_matrix",
+    "embed",
     "grad_cam",
     "group_prior",
     "interval",
