@@ -277,13 +277,12 @@ class _FoldRun:
 
         Nothing where there are no features or fewer than two groups with enough recordings.
         """
-        counts = self.table["group"].iloc[rows].value_counts()
-        enough = counts.index[counts >= _PROBE_FOLDS]
-        if not hasattr(model, "embed") or len(enough) < 2:
+        groups = self.table["group"].to_numpy(str)
+        if not hasattr(model, "embed") or (np.unique(groups[rows], return_counts=True)[1] >= _PROBE_FOLDS).sum() < 2:
             return {}
-        chosen = clips.of_recordings(rows[self.table["group"].iloc[rows].isin(enough)])
+        chosen = clips.of_recordings(rows)
         features = pd.DataFrame(evaluation.embed(model, chosen).numpy()).groupby(chosen.recording.numpy()).mean()
-        found = evaluation.probe(features, self.table["group"].iloc[features.index], features.index, _PROBE_FOLDS)
+        found = evaluation.probe(features, groups[features.index], features.index, _PROBE_FOLDS)
         return found._asdict()
 
     def combine(self, fit_options: dict[str, Any]) -> Result:

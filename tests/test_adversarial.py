@@ -331,6 +331,13 @@ def test_a_probe_repeats_and_takes_tensors() -> None:
     assert probe(torch.from_numpy(embeddings), groups, torch.from_numpy(recordings)) == first
 
 
+def test_a_group_with_too_few_recordings_is_left_out() -> None:
+    embeddings, groups, recordings = embedded(2.0, per_group=(30, 30, 4))
+    without = groups != "device-c"
+    assert probe(embeddings, groups, recordings) == probe(embeddings[without], groups[without], recordings[without])
+    assert probe(embeddings, groups, recordings, folds=4).chance == pytest.approx(1 / 3)
+
+
 def test_what_cannot_be_probed_is_refused() -> None:
     embeddings, groups, recordings = embedded(1.0, per_group=(30, 4))
     with pytest.raises(ValueError, match=r"needs 5 recordings of each .* device-a 30, device-b 4"):

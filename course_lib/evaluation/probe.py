@@ -25,7 +25,7 @@ def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds
 
     Cross-validated in `folds`; what is of one of the `recordings` (n,) stays in one fold. Balanced accuracy is the
     mean of the groups' recalls, so that a frequent group counts no more than a rare one and chance is one over their
-    number. Raises ValueError unless there are two groups with `folds` recordings each.
+    number. Groups with fewer recordings than `folds` are left out. Raises ValueError unless two groups remain.
     Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
 
     Notebook: 06_adversarial_devices
@@ -34,11 +34,13 @@ def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds
     if embeddings.ndim != 2 or not len(embeddings) == len(groups) == len(recordings):
         shapes = f"{embeddings.shape}, {groups.shape} and {recordings.shape}"
         raise ValueError(f"expected embeddings (n, features), groups (n,) and recordings (n,), got {shapes}")
-    names = np.unique(groups)
-    sizes = {name: len(np.unique(recordings[groups == name])) for name in names}
-    if len(names) < 2 or min(sizes.values()) < folds:
+    sizes = {group: len(np.unique(recordings[groups == group])) for group in np.unique(groups)}
+    names = [group for group, size in sizes.items() if size >= folds]
+    if len(names) < 2:
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"a probe in {folds} folds needs {folds} recordings of each of two groups; there are {counts}")
+    kept = np.isin(groups, names)
+    embeddings, groups, recordings = embeddings[kept], groups[kept], recordings[kept]
     classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     predicted = cross_val_predict(classifier, embeddings, groups, groups=recordings, cv=split)
