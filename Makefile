@@ -36,6 +36,7 @@ notebooks: $(INSTALLED)  ## Execute all lessons on the real data and store them 
 
 table: $(INSTALLED)  ## Write the results tables into the README
 	$(BIN)/python -m course_lib table fsdd --update README.md
+	$(BIN)/python -m course_lib table physionet2016 --update README.md
 
 clean:  ## Remove the environment and everything that can be made again (not the data sets)
 	rm -rf $(VENV) build data/cache

@@ -152,7 +152,7 @@ def test_the_published_lists_become_splits(folder: Path) -> None:
 
 def test_without_the_lists_it_tells_what_to_do(folder: Path) -> None:
     write_lists(folder, 0, "a0001", "a0002")
-    with pytest.raises(DatasetError, match=r"published lists are not here.*validation0\.txt.*stratified_folds"):
+    with pytest.raises(DatasetError, match=r"lists are of the complete data set.*validation0\.txt.*stratified_folds"):
         physionet2016.published_lists(read(folder, "real"))
 
 
@@ -361,6 +361,34 @@ def test_the_real_recordings_are_the_published_ones(hearts: Recordings) -> None:
     assert expected.keys() == set(hearts.table["recording"])
     for index in range(7, len(hearts), 500):
         assert fingerprint(hearts.waveform(index)) == expected[hearts.table["recording"][index]]
+
+
+def test_the_complete_data_set_needs_no_lists_in_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "folds_spectnet" / FLAGGED_FILE).unlink()
+    ours = {"flagged": {"e0002"}} | {f"list_{number}": {f"a000{1 + number % 2}", "e0004"} for number in range(4)}
+    monkeypatch.setattr(physionet2016, "_published", lambda: ours)
+    recordings = read(folder, "real")
+    assert recordings.table["recording"][recordings.find(flagged=True)].tolist() == ["e0002"] and not caplog.records
+    fold = physionet2016.published_lists(recordings)[1]
+    names = recordings.table["recording"].to_numpy()
+    assert set(names[fold.test]) == {"a0002", "e0004"}
+    assert set(names[fold.train]) == set(names) - {"a0002", "e0004", "e0002"}
+    write_lists(folder, 1, "a0001 b0001 e0003", "f0001 d0001")  # what is in the folder goes first
+    assert set(names[physionet2016.published_lists(read(folder, "real"))[1].test]) == {"f0001", "d0001"}
+
+
+def test_the_lists_of_the_course_are_the_published_ones(hearts: Recordings) -> None:
+    if not (USERS_DATA / "physionet2016" / "folds_spectnet" / "validation0.txt").exists():
+        pytest.skip("the published lists are not beside the data")
+    ours = physionet2016._published()
+    names = hearts.table["recording"]
+    assert ours["flagged"] == set(names[hearts.table["flagged"]])
+    for number in physionet2016.LISTS:
+        side = hearts.table[f"list_{number}"]
+        assert ours[f"list_{number}"] == set(names[side == "test"])
+        assert set(names[side == "train"]) == set(names) - ours[f"list_{number}"] - ours["flagged"]
 
 
 def test_the_real_lists_leave_nothing_out_but_flagged_recordings(hearts: Recordings) -> None:

@@ -55,9 +55,10 @@ def test_every_package_is_pinned_exactly_and_no_address_is_recorded():
     assert pinned["torch"] == pinned["torchaudio"]
 
 
-def test_readme_shows_the_table_made_from_the_results(monkeypatch):
+@pytest.mark.parametrize("dataset", ["fsdd", "physionet2016"])
+def test_readme_shows_the_table_made_from_the_results(dataset, monkeypatch):
     monkeypatch.setenv("COURSE_RESULTS", str(ROOT / "results"))
-    rows = tables.table("fsdd")
+    rows = tables.table(dataset)
     assert rows, "there are no results"
     assert all(row["source"] == "real" for row in rows)
     assert tables.markdown(rows) in (ROOT / "README.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -40,9 +41,9 @@ def read(folder: Path, source: str) -> Recordings:
 
     `label` is 0 for normal and 1 for abnormal, from the folders' REFERENCE.csv; `group` is the subset's letter: its
     place and device. `quality` is clean, noisy or, without a published judgement, unknown. `flagged` marks recordings
-    that the organisers found unusable, where their list is there. `list_0` .. `list_3` tell the side (train, test or
-    neither) in the published fold lists, where those are. There are no subject ids: nobody can say whether two
-    recordings are of one heart. Raises LayoutError, which names every fault of the folder.
+    that the organisers found unusable and `list_0` .. `list_3` tell the side (train, test or neither) in the published
+    fold lists; both come from the folder or, for the complete data set, from the course. There are no subject ids:
+    nobody can say whether two recordings are of one heart. Raises LayoutError, which names every fault of the folder.
     Source: https://physionet.org/content/challenge-2016/1.0.0
 
     Notebook: 05_heart_sounds_physionet
@@ -53,13 +54,18 @@ def read(folder: Path, source: str) -> Recordings:
         rows += found
         problems += faults
     table = pd.DataFrame(rows, columns=["recording", "path", "label", "group", "quality"])
-    flagged = _flagged(folder)
+    names = set(table["recording"])
+    ours = {name: listed for name, listed in _published().items() if listed <= names}
+    flagged = _flagged(folder, ours.get("flagged"))
     table["flagged"] = table["recording"].isin(flagged)
-    if unknown := sorted(flagged - set(table["recording"])):
+    if unknown := sorted(flagged - names):
         problems.append(f"{FLAGGED_FILE} names unknown recordings: {first_few(unknown)}")
     for number in LISTS:
-        sides, faults = _read_list(folder, number, set(table["recording"]))
+        sides, faults = _read_list(folder, number, names)
         problems += faults
+        if not sides and not faults and f"list_{number}" in ours:
+            test = ours[f"list_{number}"]
+            sides = dict.fromkeys(names - test - flagged, "train") | dict.fromkeys(test, "test")
         if sides:
             table[f"list_{number}"] = table["recording"].map(sides).fillna("")
     sound = Recordings("physionet2016", table, CLASS_NAMES, SAMPLE_RATE, source) if rows else None
@@ -78,8 +84,9 @@ def published_lists(recordings: Recordings) -> list[Split]:
     """
     if any(f"list_{number}" not in recordings.table for number in LISTS):
         raise DatasetError(
-            f"{recordings.name}: the published lists are not here; PhysioNet does not carry them, so put train0.txt, "
-            f"validation0.txt and so on into the folder {LISTS_FOLDER} of the data set, or use stratified_folds"
+            f"{recordings.name}: the published lists are of the complete data set, and this is not it; get all of it, "
+            f"put lists of your own (train0.txt, validation0.txt and so on) into its folder {LISTS_FOLDER}, or use "
+            "stratified_folds"
         )
     return [splits.official(recordings, f"list_{number}") for number in LISTS]
 
@@ -158,10 +165,19 @@ def _read_qualities(folder: Path, name: str) -> tuple[dict[str, str], list[str]]
     return {}, []
 
 
-def _flagged(folder: Path) -> set[str]:
+@cache
+def _published() -> dict[str, set[str]]:
+    """The flagged recordings and the test sides of the fold lists, by name; a list trains on all others not flagged."""
+    lines = Path(__file__).with_name("physionet2016.lists").read_text().splitlines()
+    return {name: set(listed) for name, *listed in (line.split() for line in lines)}
+
+
+def _flagged(folder: Path, published: set[str] | None) -> set[str]:
     for place in (folder / "annotations" / "updated", folder / LISTS_FOLDER, folder):
         if (place / FLAGGED_FILE).is_file():
             return _names(place / FLAGGED_FILE)
+    if published is not None:
+        return published
     _log.warning(
         "physionet2016: there is no %r in %s, so the 87 recordings of subset e that the organisers found unusable "
         "are not marked",

@@ -117,7 +117,7 @@ class GammatoneFilterbank(nn.Module):
         squares over 25 samples every 10, log(sum + 1e-16). As after a convolution with 81 taps, the first 80 outputs
         are left out; the tail of the response that 81 taps cut off is kept (at 100 Hz and 1 kHz: nothing).
 
-        Notebook: 05_heart_sounds
+        Notebook: 05_heart_sounds_physionet
         """
         ends = scales.mel(torch.tensor([0.0, sample_rate / 2], dtype=torch.float64)).tolist()
         layer = cls(
