@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import pytest
@@ -37,8 +38,14 @@ def test_memory() -> None:
     values = torch.zeros(1000, requires_grad=True)
     assert saved_bytes(lambda: values.exp()) == 4000
     assert saved_bytes(lambda: values + 1) == 0
-    big = torch.zeros(100_000)
-    assert 800_000 <= peak_bytes(lambda: (big + 1) + (big + 2)) <= 1_300_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of the resident memory")
+def test_peak_memory_is_what_was_really_used() -> None:
+    big = torch.zeros(5_000_000)
+    for _ in range(2):  # the second time finds no freed memory to use unseen
+        assert 55e6 <= peak_bytes(lambda: (big + 1) + (big + 2)) <= 70e6
+    assert peak_bytes(lambda: torch.empty(2_500_000_000)) < 10e6  # reserved, never written to
 
 
 def test_the_published_layer_is_the_formula() -> None:

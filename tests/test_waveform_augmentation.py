@@ -17,6 +17,7 @@ from course_lib.layers import (
     MixBackground,
     RandomBandFilter,
     RandomGain,
+    RandomRoom,
     RandomShift,
     RandomSpeed,
     RandomTrim,
@@ -35,6 +36,7 @@ LAYERS: dict[str, Callable[[], Augmentation]] = {
     "AddNoise": AddNoise,
     "MixBackground": lambda: MixBackground(share=1.0),
     "RandomBandFilter": lambda: RandomBandFilter(RATE, share=1.0),
+    "RandomRoom": lambda: RandomRoom(RATE, share=1.0),
     "TimeMask": TimeMask,
 }
 every = pytest.mark.parametrize("name", LAYERS)
@@ -139,6 +141,9 @@ def test_what_is_no_batch_of_waveforms_is_refused(name: str, waveforms: Tensor) 
         (lambda: RandomTrim(cut=-0.1), r"cut is -0\.1"),
         (lambda: AddNoise(10, 5), "lowest_snr 10 is above highest_snr 5"),
         (lambda: MixBackground(10, 5), "lowest_snr 10 is above highest_snr 5"),
+        (lambda: RandomRoom(RATE, shortest=0.2, longest=0.1), "shortest 0.2 is above longest 0.1"),
+        (lambda: RandomRoom(RATE, shortest=0), "shortest is 0"),
+        (lambda: RandomRoom(RATE, weakest_db=3), "weakest_db 3 is above strongest_db 0"),
         (lambda: RandomBandFilter(RATE, lowest=0), "must rise"),
         (lambda: RandomBandFilter(RATE, low=2500), "must rise"),
         (lambda: RandomBandFilter(RATE, high=5000), "must rise"),
@@ -307,6 +312,37 @@ def test_the_band_filter_spares_the_padding_and_the_other_clips(words: Tensor) -
         assert not filtered[row, length:].any()
     changed = (training(RandomBandFilter(RATE))(words[3:, :500].expand(300, -1)) != words[3:, :500]).any(dim=1)
     assert changed.float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_room_answers_a_click_with_the_click_and_a_tail_of_the_chosen_energy_and_decay() -> None:
+    layer = RandomRoom(RATE, shortest=0.1, longest=0.1, weakest_db=-6, strongest_db=-6, share=1.0)
+    clicks = torch.zeros(500, 2000)
+    clicks[:, 100], clicks[:, -1] = 1, 1e-20
+    heard = training(layer)(clicks).double()
+    assert heard[:, :100].abs().max() < 1e-6
+    torch.testing.assert_close(heard[:, 100], torch.ones(500, dtype=torch.float64), atol=1e-5, rtol=0)
+    energy = heard[:, 101:].square()
+    torch.testing.assert_close(
+        10 * energy.sum(dim=1).log10(), torch.full((500,), -6.0, dtype=torch.float64), atol=1e-3, rtol=0
+    )
+    decibels = 10 * energy[:, :800].mean(dim=0).log10().numpy()
+    slope = np.polyfit(np.arange(800) / RATE, decibels, 1)[0]
+    assert slope == pytest.approx(-60 / 0.1, rel=0.05)
+    assert not heard[:, 1000:].abs().max() > 1e-6  # the tail is as long as the longest decay
+
+
+def test_a_room_spares_the_padding_and_the_other_clips(words: Tensor) -> None:
+    assert torch.equal(training(RandomRoom(RATE, share=0.0))(words), words)
+    heard = training(RandomRoom(RATE, share=1.0))(words)
+    for row, length in enumerate(LENGTHS):
+        assert not heard[row, length:].any()
+
+
+def test_a_share_of_the_clips_is_inverted() -> None:
+    waveforms = noises(1000, 50)
+    turned = training(RandomGain(0, 0, inverted=0.3))(waveforms) / waveforms
+    assert torch.equal(turned.abs(), torch.ones(1000, 50))
+    assert (turned[:, 0] < 0).float().mean() == pytest.approx(0.3, abs=0.05)
 
 
 @given(st.floats(1, 1000), st.floats(1, 4), st.integers(1, 6))

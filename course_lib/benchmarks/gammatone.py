@@ -192,6 +192,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 
 def _row(name: str, model: nn.Module, waveforms: Tensor, timings: Timings) -> dict[str, Any]:
     step = name if name == MEL else f"{name}: step"
+    peak = peak_bytes(lambda: _step(model, waveforms))
     return {
         "candidate": name,
         "forward_ms": round(1e3 * timings.median(name), 3),
@@ -199,7 +200,7 @@ def _row(name: str, model: nn.Module, waveforms: Tensor, timings: Timings) -> di
         "step_to_ours": round(timings.ratio(step, f"{OURS}: step"), 3),
         "forward_to_ours": round(timings.ratio(name, OURS), 3),
         "saved_mb": round(saved_bytes(lambda: model(waveforms)) / 1e6, 3),
-        "peak_mb": round(peak_bytes(lambda: _step(model, waveforms)) / 1e6, 3),
+        "peak_mb": None if peak is None else round(peak / 1e6, 3),
     }
 
 
@@ -262,8 +263,9 @@ def table(measured: dict[str, Any]) -> str:
             lines.append(f"  {row['candidate']:28} {row['left_out']}")
             continue
         step = "" if row["step_ms"] is None else f"{row['step_ms']:.1f} ms"
+        peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.1f} MB"
         lines.append(
             f"  {row['candidate']:28} {row['forward_ms']:7.1f} ms {step:>10} {row['step_to_ours']:7.2f}x "
-            f"{row['saved_mb']:7.1f} MB {row['peak_mb']:7.1f} MB"
+            f"{row['saved_mb']:7.1f} MB {peak:>10}"
         )
     return "\n".join(lines)

@@ -26,16 +26,19 @@ class WaveformAugmentation(Augmentation):
 class RandomGain(WaveformAugmentation):
     """Waveforms made louder or softer by `lowest_db` to `highest_db`: another distance from the microphone.
 
+    A share of `inverted` clips is turned upside down, as by a microphone of the other polarity.
+
     Notebook: 03_raw_waveforms_sample_cnn
     """
 
-    def __init__(self, lowest_db: float = -12.0, highest_db: float = 6.0) -> None:
+    def __init__(self, lowest_db: float = -12.0, highest_db: float = 6.0, inverted: float = 0.0) -> None:
         super().__init__()
         _require_order("lowest_db", lowest_db, "highest_db", highest_db)
-        self.lowest_db, self.highest_db = lowest_db, highest_db
+        self.lowest_db, self.highest_db, self.inverted = lowest_db, highest_db, inverted
 
     def change(self, waveforms: Tensor) -> Tensor:
-        return waveforms * 10 ** (uniform(waveforms, self.lowest_db, self.highest_db) / 20)
+        gain = 10 ** (uniform(waveforms, self.lowest_db, self.highest_db) / 20)
+        return waveforms * torch.where(uniform(waveforms, 0, 1) < self.inverted, -gain, gain)
 
 
 class RandomShift(WaveformAugmentation):
@@ -193,6 +196,48 @@ class RandomBandFilter(WaveformAugmentation):
         filtered = torch.fft.irfft(torch.fft.rfft(waveforms) * gain, n=samples)
         chosen = (uniform(waveforms, 0, 1) < self.share) & before_padding(waveforms)
         return torch.where(chosen, filtered, waveforms)
+
+
+class RandomRoom(WaveformAugmentation):
+    """Waveforms as another room and microphone would return them: convolved with a random impulse response.
+
+    The direct sound is followed by Gaussian noise that decays by 60 dB within `shortest` to `longest` seconds
+    (log-uniform), `weakest_db` to `strongest_db` of its energy. It changes the phases as much as the spectrum, and
+    ends where the padding zeros begin. Source: Moorer 1979, "About this reverberation business".
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        shortest: float = 0.01,
+        longest: float = 0.3,
+        weakest_db: float = -20.0,
+        strongest_db: float = 0.0,
+        share: float = 0.8,
+    ) -> None:
+        super().__init__()
+        _require_order("shortest", shortest, "longest", longest)
+        _require_order("weakest_db", weakest_db, "strongest_db", strongest_db)
+        if shortest <= 0:
+            raise ValueError(f"shortest is {shortest}; a decay takes longer than 0 s")
+        self.sample_rate, self.share = sample_rate, share
+        self.shortest, self.longest = shortest, longest
+        self.weakest_db, self.strongest_db = weakest_db, strongest_db
+
+    def change(self, waveforms: Tensor) -> Tensor:
+        samples, taps = waveforms.shape[1], max(2, round(self.longest * self.sample_rate))
+        seconds = torch.arange(1, taps, device=waveforms.device) / self.sample_rate
+        decay = uniform(waveforms, math.log(self.shortest), math.log(self.longest)).exp()
+        tail = torch.randn(len(waveforms), taps - 1, device=waveforms.device) * 10 ** (-3 * seconds / decay)
+        strength = 10 ** (uniform(waveforms, self.weakest_db, self.strongest_db) / 20)
+        tail = tail * strength / tail.square().sum(dim=1, keepdim=True).sqrt()
+        size = samples + taps
+        transfer = 1 + torch.fft.rfft(torch.nn.functional.pad(tail, (1, 0)), n=size)
+        heard = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * transfer, n=size)[:, :samples]
+        chosen = (uniform(waveforms, 0, 1) < self.share) & before_padding(waveforms)
+        return torch.where(chosen, heard, waveforms)
 
 
 class TimeMask(WaveformAugmentation):
