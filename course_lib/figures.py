@@ -316,7 +316,7 @@ def estimates(table: pd.DataFrame, title: str, chance: float | None = 10.0) -> F
 
     A column `protocol`, where there is one, colours the dots.
     """
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * table["name"].nunique()))
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.36 * table["name"].nunique()))
     names = list(table["name"].unique())
     kinds = list(table["protocol"].unique()) if "protocol" in table else [None]
     for number, kind in enumerate(kinds):
@@ -324,13 +324,21 @@ def estimates(table: pd.DataFrame, title: str, chance: float | None = 10.0) -> F
         height = np.array([names.index(name) for name in part["name"]]) + 0.18 * (number - (len(kinds) - 1) / 2)
         mean = 100 * part["mean"]
         reach = [mean - 100 * part["low"], 100 * part["high"] - mean]
-        axes.errorbar(mean, height, xerr=np.maximum(reach, 0), fmt="o", capsize=2, markersize=5, label=kind)
+        axes.errorbar(
+            mean,
+            height,
+            xerr=np.maximum(reach, 0),
+            fmt="o",
+            capsize=2,
+            markersize=5,
+            label=kind and kind.replace("_", " "),
+        )
     if chance is not None:
         axes.axvline(chance, color="grey", linewidth=1, linestyle=":")
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy (%)", title=title, xlim=(0, 101))
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     if len(kinds) > 1:
-        axes.legend(title=None, fontsize="small", loc="lower left")
+        axes.legend(title=None, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
