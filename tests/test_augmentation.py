@@ -100,19 +100,7 @@ def test_standardise_takes_level_and_contrast_away(images):
     assert Standardise()(images[:0]).shape == (0, 40, 63)
 
 
-def test_standardised_by_band_a_constant_response_in_decibels_is_gone(images: Tensor) -> None:
-    layer, response_db = Standardise(by_band=True), torch.linspace(-30, 30, images.shape[1])
-    out = layer(images)
-    torch.testing.assert_close(out.mean(dim=2), torch.zeros(images.shape[:2]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(out.std(dim=2, correction=0), torch.ones(images.shape[:2]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(layer(images + response_db[:, None]), out, atol=1e-3, rtol=0)
-    assert layer(torch.zeros(2, 4, 5)).isfinite().all()
-
-
-@pytest.mark.parametrize("by_band", [False, True])
-def test_the_gradient_of_a_standardised_silence_is_finite(by_band: bool) -> None:
-    image = torch.zeros(2, 4, 5)
-    image[0, 1] = torch.arange(5)  # among silent bands one that is not
-    image.requires_grad_()
-    Standardise(by_band=by_band)(image).square().sum().backward()
-    assert image.grad is not None and image.grad.isfinite().all()
+def test_the_gradient_of_a_standardised_silence_is_finite() -> None:
+    silence = torch.zeros(2, 4, 5, requires_grad=True)
+    Standardise()(silence).square().sum().backward()
+    assert silence.grad is not None and silence.grad.isfinite().all()

@@ -198,24 +198,16 @@ class Decibels(nn.Module):
 class Standardise(nn.Module):
     """Images (batch, bands, frames) brought to mean 0 and standard deviation 1 each, which takes their level away.
 
-    With `by_band` every band of an image on its own, which takes the response of a microphone away, too (in decibels).
-    Source: Atal 1974, "Effectiveness of linear prediction characteristics ..." (the mean over time subtracted).
-
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, by_band: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.by_band = by_band
 
     def forward(self, images: Tensor) -> Tensor:
-        over = (2,) if self.by_band else (1, 2)
-        centred = images - images.mean(dim=over, keepdim=True)
+        centred = images - images.mean(dim=(1, 2), keepdim=True)
         # Clamped before the root, whose slope at 0 is infinite: silence would make every gradient NaN.
-        return centred / centred.square().mean(dim=over, keepdim=True).clamp(min=1e-10).sqrt()
-
-    def extra_repr(self) -> str:
-        return "by_band=True" if self.by_band else ""
+        return centred / centred.square().mean(dim=(1, 2), keepdim=True).clamp(min=1e-10).sqrt()
 
 
 class MFCC(FrontEnd):
