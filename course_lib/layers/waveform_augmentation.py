@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from course_lib.layers.augmentation import Augmentation, uniform
 from course_lib.layers.spectrogram import require_waveforms, sounding_length
@@ -233,8 +234,8 @@ class RandomRoom(WaveformAugmentation):
         tail = torch.randn(len(waveforms), taps - 1, device=waveforms.device) * 10 ** (-3 * seconds / decay)
         strength = 10 ** (uniform(waveforms, self.weakest_db, self.strongest_db) / 20)
         tail = tail * strength / tail.square().sum(dim=1, keepdim=True).sqrt()
-        size = samples + taps
-        transfer = 1 + torch.fft.rfft(torch.nn.functional.pad(tail, (1, 0)), n=size)
+        size = 1024 * math.ceil((samples + taps) / 1024)  # a length with large prime factors takes ten times as long
+        transfer = 1 + torch.fft.rfft(functional.pad(tail, (1, 0)), n=size)
         heard = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * transfer, n=size)[:, :samples]
         chosen = (uniform(waveforms, 0, 1) < self.share) & before_padding(waveforms)
         return torch.where(chosen, heard, waveforms)
