@@ -331,6 +331,11 @@ def test_a_room_answers_a_click_with_the_click_and_a_tail_of_the_chosen_energy_a
     assert not heard[:, 1000:].abs().max() > 1e-6  # the tail is as long as the longest decay
 
 
+def test_a_decay_far_shorter_than_a_sample_is_no_room(words: Tensor) -> None:
+    heard = training(RandomRoom(RATE, shortest=1e-6, longest=1e-6, share=1.0))(words)
+    torch.testing.assert_close(heard, words, atol=1e-6, rtol=1e-4)
+
+
 def test_a_room_spares_the_padding_and_the_other_clips(words: Tensor) -> None:
     assert torch.equal(training(RandomRoom(RATE, share=0.0))(words), words)
     heard = training(RandomRoom(RATE, share=1.0))(words)

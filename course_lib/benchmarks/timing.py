@@ -91,11 +91,11 @@ def peak_bytes(function: Callable[[], object]) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else what was freed before would be used again, unseen
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        before = _resident("VmRSS")
-        function()
-        return max(0, _resident("VmHWM") - before)
     except (OSError, AttributeError):
         return None
+    before = _resident("VmRSS")
+    function()
+    return max(0, _resident("VmHWM") - before)
 
 
 def _resident(field: str) -> int:

@@ -39,7 +39,9 @@ class RandomGain(WaveformAugmentation):
 
     def change(self, waveforms: Tensor) -> Tensor:
         gain = 10 ** (uniform(waveforms, self.lowest_db, self.highest_db) / 20)
-        return waveforms * torch.where(uniform(waveforms, 0, 1) < self.inverted, -gain, gain)
+        if self.inverted:  # drawn only where asked for, so that what was trained without it can be trained again
+            gain = torch.where(uniform(waveforms, 0, 1) < self.inverted, -gain, gain)
+        return waveforms * gain
 
 
 class RandomShift(WaveformAugmentation):
@@ -233,7 +235,7 @@ class RandomRoom(WaveformAugmentation):
         decay = uniform(waveforms, math.log(self.shortest), math.log(self.longest)).exp()
         tail = torch.randn(len(waveforms), taps - 1, device=waveforms.device) * 10 ** (-3 * seconds / decay)
         strength = 10 ** (uniform(waveforms, self.weakest_db, self.strongest_db) / 20)
-        tail = tail * strength / tail.square().sum(dim=1, keepdim=True).sqrt()
+        tail = strength * functional.normalize(tail)  # all zeros where the decay is far shorter than a sample
         size = 1024 * math.ceil((samples + taps) / 1024)  # a length with large prime factors takes ten times as long
         transfer = 1 + torch.fft.rfft(functional.pad(tail, (1, 0)), n=size)
         heard = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * transfer, n=size)[:, :samples]
