@@ -291,7 +291,8 @@ class _FoldRun:
             members += run(member, self.seed, self.protocol, self.split.name, **fit_options)
         tested = _together([predictions(member) for member in members])
         watched = self.nothing()
-        if members[0].validation:  # the same recordings for every member, for the seed draws them
+        network = max(members, key=lambda member: member.parameters)  # a group prior has none
+        if network.validation:  # the same recordings for every network, for the seed draws them
             watched = _together([predictions(member, "validation") for member in members])
         same = ("fingerprint", "train", "validation", "device", "precision", "threads")
         result = self.result(
@@ -300,7 +301,7 @@ class _FoldRun:
             parameters=sum(member.parameters for member in members),
             kept_epoch=0,
             seconds=round(sum(member.seconds for member in members), 2),
-            **{name: getattr(members[0], name) for name in same},
+            **{name: getattr(network, name) for name in same},
         )
         keep(result, tested, watched, self.table)
         return result
@@ -372,6 +373,11 @@ class _FoldRun:
 
 
 def _together(opinions: list[pd.DataFrame]) -> pd.DataFrame:
-    """The normalised product of what several models say of each recording, whose clips they may cut differently."""
-    total = np.exp(sum(np.log(evaluation.pooled(each)) for each in opinions) / len(opinions))
+    """The normalised product of what several models say of each recording, whose clips they may cut differently.
+
+    Of the recordings that all of them speak of: networks know those of the validation part, a prior the training side.
+    """
+    told = pd.concat([np.log(evaluation.pooled(each)) for each in opinions], keys=range(len(opinions)))
+    counts = told.groupby(level=1, sort=False).transform("size")
+    total = np.exp(told[counts == len(opinions)].groupby(level=1, sort=False).mean())
     return total.div(total.sum(axis=1), axis=0)

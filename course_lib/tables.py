@@ -78,13 +78,9 @@ def _two_class_row(
 ) -> dict[str, Any]:
     seeds = sorted(by_seed)
     left_out = protocol == "leave_one_device_out"
-    tested = pd.concat({seed: pd.concat(map(experiments.decisions, by_seed[seed])) for seed in seeds}, names=["seed"])
-    per_seed = pd.DataFrame(
-        [_scores(tested.loc[seed]) if not left_out else _mean_over_groups(tested.loc[seed]) for seed in seeds]
-    )
-    # How often each recording was right, over the seeds.
-    rightness = tested.assign(right=tested["predicted"] == tested["label"]).groupby(level=1, sort=False)
-    recordings = rightness[["label", "group"]].first().assign(right=rightness["right"].mean())
+    tested = [pd.concat(map(experiments.decisions, by_seed[seed])) for seed in seeds]
+    per_seed = pd.DataFrame([_mean_over_groups(decided) if left_out else _scores(decided) for decided in tested])
+    recordings = evaluation.rightness(tested)
     cells = recordings["group"] + recordings["label"].astype(str) if left_out else recordings["label"]
     low, high = evaluation.balanced_interval(recordings["right"], cells)
     groups = {group: part if part["label"].nunique() == 2 else None for group, part in recordings.groupby("group")}

@@ -95,6 +95,15 @@ def test_abstention_leaves_the_doubtful_ones_out_first() -> None:
     assert abstention([0, 1], [0.0, 0.1], steps=2)["accuracy"].tolist() == [1, 1 / 2]
 
 
+def test_rightness_is_the_share_of_runs_that_called_a_recording_right() -> None:
+    about = pd.DataFrame({"label": [0, 1], "group": ["a", "b"]}, index=["one", "two"])
+    runs = [about.assign(predicted=predicted) for predicted in ([0, 0], [0, 1], [1, 1], [0, 1])]
+    found = evaluation.rightness(iter(runs))
+    assert found["right"].to_dict() == {"one": 0.75, "two": 0.75}
+    pd.testing.assert_frame_equal(found[["label", "group"]], about)
+    assert list(evaluation.rightness([]).columns) == ["label", "group", "right"]
+
+
 def test_the_group_prior_is_the_share_in_the_group_or_among_all() -> None:
     prior = group_prior([1, 1, 0, 0, 0, 0], list("aaabbb"), 2)
     assert prior(["b", "a", "x", "a"])[1].tolist() == pytest.approx([0, 2 / 3, 1 / 3, 2 / 3])

@@ -33,6 +33,7 @@ FORM = {
     "model": {"name": "StridedSampleCNN", "settings": {"clip_samples": 1000, "stride": 64}},
     "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "precision": "32-true"},
 }
+TOGETHER = {"title": "Together", "dataset": "physionet2016", "protocols": PROTOCOLS}
 PRIOR = {"title": "Prior", "dataset": "physionet2016", "protocols": PROTOCOLS, "baseline": "group_prior"}
 
 
@@ -48,10 +49,11 @@ def hearts(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
 
 @pytest.fixture(autouse=True)
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hearts: Recordings) -> None:
-    """The recipes `physionet2016/toy` and `physionet2016/prior` alone, and the forty hearts as the data set."""
+    """The recipes `physionet2016/toy`, `prior` and `together` alone, and the forty hearts as the data set."""
     folder = tmp_path / "recipes" / "physionet2016"
     folder.mkdir(parents=True)
-    for name, form in (("toy", FORM), ("prior", PRIOR)):
+    together = TOGETHER | {"members": ["physionet2016/prior", "physionet2016/toy"]}
+    for name, form in (("toy", FORM), ("prior", PRIOR), ("together", together)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(form, sort_keys=False))
     monkeypatch.setattr(recipes, "FOLDER", folder.parent)
     monkeypatch.setattr(datasets, "load", lambda name, progress=True: hearts)
@@ -222,6 +224,29 @@ def test_the_prior_knows_nothing_of_an_unseen_device() -> None:
     results = run("prior", "leave_one_device_out")
     assert [result.scores["macc"] for result in results] == [0.5] * 6
     assert all(experiments.decisions(result)["probability"].nunique() == 1 for result in results)
+
+
+@pytest.mark.parametrize(("protocol", "fold"), [("published_lists", "list_1"), ("leave_one_device_out", "b")])
+def test_a_network_and_the_prior_together_are_their_normalised_product(
+    protocol: str, fold: str, hearts: Recordings
+) -> None:
+    (result,) = run("together", protocol, fold=fold)
+    (network,), (prior,) = (run(name, protocol, fold=fold) for name in ("toy", "prior"))
+    labels = hearts.table.set_index("recording")["label"]
+    odds = {}
+    for part in ("test", "validation"):
+        heard, known, both = (experiments.decisions(each, part)["probability"] for each in (network, prior, result))
+        assert both.index.tolist() == heard.index.tolist() and set(both.index) <= set(known.index)
+        odds[part] = (np.log(heard / (1 - heard)) + np.log(known / (1 - known))[heard.index]) / 2
+        np.testing.assert_allclose(both, 1 / (1 + np.exp(-odds[part])), atol=1e-3)
+    watched = odds["validation"]
+    threshold = evaluation.best_threshold(labels[watched.index], 1 / (1 + np.exp(-watched)))
+    assert result.threshold == pytest.approx(threshold, abs=1e-3)
+    assert (result.train, result.validation, result.parameters) == (
+        network.train,
+        network.validation,
+        network.parameters,
+    )
 
 
 # Tables

@@ -344,6 +344,16 @@ def test_members_that_cannot_be_are_named(toy: Path, members: list[str]) -> None
                 getattr(ensemble, name)
 
 
+def test_a_baseline_may_be_a_member_but_not_all_of_them(toy: Path, members: list[str]) -> None:
+    priors = [toy.with_name(f"{name}.yaml") for name in ("prior", "again")]
+    for path in priors:
+        path.write_text(yaml.safe_dump(PRIOR))
+    ensemble = recipes.load(together(toy, [str(priors[0]), members[0]]))
+    assert [type(member) for member in ensemble.recipes] == [GroupPrior, Recipe] and len(ensemble.hash) == 8
+    with pytest.raises(RecipeError, match="none of the members hears anything"):
+        _ = recipes.load(together(toy, [str(path) for path in priors])).recipes
+
+
 def test_an_ensemble_is_no_member_of_itself(toy: Path, members: list[str]) -> None:
     with pytest.raises(RecipeError, match="mine/toy"):
         _ = recipes.load(together(toy, [members[0], str(toy)])).hash

@@ -3,7 +3,16 @@
 Notebook: 02_spoken_digits_cnn
 """
 
-from course_lib.evaluation.decisions import abstention, best_threshold, group_prior, log_odds, pooled, ranking, vote
+from course_lib.evaluation.decisions import (
+    abstention,
+    best_threshold,
+    group_prior,
+    log_odds,
+    pooled,
+    ranking,
+    rightness,
+    vote,
+)
 from course_lib.evaluation.grad_cam import grad_cam
 from course_lib.evaluation.predictions import embed, predict
 from course_lib.evaluation.probe import probe
@@ -25,6 +34,7 @@ __all__ = [
     "predict",
     "probe",
     "ranking",
+    "rightness",
     "scores",
     "vote",
 ]

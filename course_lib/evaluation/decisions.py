@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -34,6 +34,19 @@ def vote(clips: pd.DataFrame) -> pd.Series:
     Notebook: 05_heart_sounds_physionet
     """
     return (clips.iloc[:, 1] >= 0.5).groupby(level=0, sort=False).mean()
+
+
+def rightness(decided: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """How often each recording was called right in the decisions of several runs, a table each.
+
+    The tables have a row a recording with its label, group and predicted class; the result has label, group and right.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    runs = list(decided) or [pd.DataFrame(columns=["label", "group", "predicted"])]
+    told = pd.concat(runs)
+    by_recording = told.assign(right=told["label"] == told["predicted"]).groupby(level=0, sort=False)
+    return by_recording[["label", "group"]].first().assign(right=by_recording["right"].mean())
 
 
 def group_prior(labels: ArrayLike, groups: ArrayLike, n_classes: int) -> Callable[[ArrayLike], pd.DataFrame]:

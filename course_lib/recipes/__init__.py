@@ -176,6 +176,8 @@ class GroupPrior(_Experiment):
 class Ensemble(_Experiment):
     """Several recipes that decide together: the mean of their log-probabilities, seed by seed, fold by fold.
 
+    A GroupPrior may be one of them: what is known of the group, beside what is heard.
+
     Source: Hinton 1999, "Products of experts".
 
     Notebook: 03_raw_waveforms_sample_cnn
@@ -184,12 +186,14 @@ class Ensemble(_Experiment):
     members: tuple[str, ...] = Field(min_length=2)
 
     @property
-    def recipes(self) -> list[Recipe]:
+    def recipes(self) -> list[Recipe | GroupPrior]:
         """The recipes of the members. Raises RecipeError."""
         members = [load(member) for member in self.members]
         for member in members:
-            if not isinstance(member, Recipe) or member.dataset != self.dataset:
+            if isinstance(member, Ensemble) or member.dataset != self.dataset:
                 raise RecipeError(f"{self.name}: the member {member.name} is no recipe of one model for {self.dataset}")
+        if all(isinstance(member, GroupPrior) for member in members):
+            raise RecipeError(f"{self.name}: none of the members hears anything")
         return members
 
     @property
