@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--all", action="store_true", help="run whatever the recipes of a data set have no result of yet")
     run.add_argument("--workers", type=int, metavar="N", help="with --all: trainings at a time (default: 1 a GPU)")
     run.add_argument("--only", nargs="+", metavar="RECIPE", help="with --all: these recipes of the data set")
-    run.add_argument("--seed", type=int, default=0, help="default: 0")
+    run.add_argument("--seed", type=int, help="default: 0")
     run.add_argument("--protocol", help="one of the recipe's protocols (default: all of them)")
     run.add_argument("--fold", help="one fold of the protocol, such as a speaker's name (default: all)")
     run.add_argument("--keep-model", action="store_true", help="keep the trained weights beside the result")
@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
         return _run_all(options)
     recipe = recipes.load(options.recipe)
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
-        for result in experiments.run(recipe, options.seed, protocol, options.fold, options.keep_model):
+        for result in experiments.run(recipe, options.seed or 0, protocol, options.fold, options.keep_model):
             place = f"{result.recipe} {result.protocol} {result.fold} seed {result.seed}"
             print(f"{place}: {result.headline} of {result.test} ({result.source} data)")
     return 0
@@ -122,7 +122,12 @@ def _run_all(options: argparse.Namespace) -> int:
 
     from course_lib import parallel
 
-    problems = parallel.run_missing(options.recipe, options.workers or max(1, torch.cuda.device_count()), options.only)
+    given = {"--seed": options.seed, "--protocol": options.protocol, "--fold": options.fold}
+    given = [name for name, value in given.items() if value is not None] + ["--keep-model"] * options.keep_model
+    if given:
+        raise CourseError(f"--all runs whatever is missing; {', '.join(given)} goes with one recipe")
+    workers = max(1, torch.cuda.device_count()) if options.workers is None else options.workers
+    problems = parallel.run_missing(options.recipe, workers, options.only)
     print("\n".join(problems) if problems else f"{options.recipe}: nothing is missing now", file=sys.stderr)
     return 1 if problems else 0
 

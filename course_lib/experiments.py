@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,23 +81,25 @@ def run(
 
     Notebook: 02_spoken_digits_cnn
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would wait for the other's claim
+        raise ResultError("a result is made by one process; for a training on several devices call experiments.train")
     protocol = protocol or next(iter(recipe.protocols))
     recordings = datasets.load(recipe.dataset, progress=fit_options.get("progress", True))
-    folds = folds_of(recordings, protocol, seed)
+    folds, source = folds_of(recordings, protocol, seed), recordings.source
     if fold is not None and fold not in [split.name for split in folds]:
         raise RecipeError(f"{protocol} has no fold {fold!r}; it has {', '.join(split.name for split in folds)}")
     found = []
     for split in folds:
         if fold in (None, split.name):
-            path = path_of(recipe.name, protocol, split.name, seed, recordings.source)
-            with _claim(path, recordings.source, wait):
+            path = path_of(recipe.name, protocol, split.name, seed, source)
+            with _claim(path, source, wait):
                 result = _kept(path, recipe)
                 fold_run = _FoldRun(recipe, recordings, protocol, split, len(folds), seed)
                 if isinstance(recipe, Ensemble):
                     result = result or fold_run.combine(fit_options)
                 elif isinstance(recipe, GroupPrior):
                     result = result or fold_run.guess()
-                elif result is None or (keep_model and not path.with_suffix(".safetensors").exists()):
+                elif result is None or (keep_model and load_model(recipe, protocol, split.name, seed, source) is None):
                     result = fold_run.train_and_test(keep_model, fit_options)
             found.append(result)
     return found
@@ -187,6 +190,10 @@ def _sides(recipe: Recipe, recordings: Recordings, split: splits.Split, seed: in
 
 
 def _try_out(recipe: Recipe, model: torch.nn.Module, clips: Clips) -> None:
+    for layer in model.modules():
+        if getattr(layer, "sample_rate", clips.sample_rate) != clips.sample_rate:
+            rates = f"made for {layer.sample_rate} Hz, and the clips have {clips.sample_rate} Hz"
+            raise RecipeError(f"{recipe.name}: its {type(layer).__name__} is {rates}; set sample_rate")
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, clips.clip_samples))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import librosa.display
@@ -21,8 +20,9 @@ from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from torch import Tensor
 
-from course_lib import evaluation, settings
+from course_lib import audio, evaluation, settings
 from course_lib.datasets import Recordings
+from course_lib.files import write_whole
 from course_lib.layers import MFCC
 from course_lib.training import History
 
@@ -39,11 +39,9 @@ def use_course_style() -> None:
 def save(figure: Figure, name: str, source: str = "real") -> None:
     """Write a figure to `media/{name}.png`, unless it shows stand-in data or the profile is smoke."""
     if source == "real" and settings.profile() != "smoke":
-        folder = settings.CHECKOUT / "media"
-        folder.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        (folder / f"{name}.png").write_bytes(small_png(buffer.getvalue()))
+        write_whole(settings.CHECKOUT / "media" / f"{name}.png", small_png(buffer.getvalue()))
 
 
 def small_png(png: bytes) -> bytes:
@@ -367,7 +365,7 @@ def benchmark(report: Mapping[str, Any], ours: str) -> Figure:
 
 
 def _plain_image(place: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> AxesImage:
-    seconds = librosa.get_duration(path=Path(entry["path"]))
+    seconds = audio.seconds(entry["path"])
     place.grid(False)
     extent = (0, seconds, 0, recordings.sample_rate / 2)
     shown = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "cmap": IMAGE_COLOURS}

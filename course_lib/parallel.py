@@ -76,8 +76,12 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
                 job = running.pop(future)
                 try:
                     bar.set_postfix_str(f"{job}: {future.result()}")
+                except BrokenProcessPool:
+                    raise
                 except CourseError as error:
                     problems.append(f"{job}: {error}")
+                except Exception as error:  # such as CUDA's out of memory: the other trainings go on
+                    problems.append(f"{job}: {type(error).__name__}: {error}")
                 finished += 1
             bar.n = finished + sum(shares)
             bar.refresh()

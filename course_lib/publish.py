@@ -14,6 +14,7 @@ from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
 from course_lib import CourseError, figures, settings
+from course_lib.files import write_whole
 
 LARGEST = 700_000
 _MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|work|tmp|home|Users)/")
@@ -54,7 +55,7 @@ def publish(paths: list[Path]) -> None:
         problems = faults(notebook)
         if problems:
             raise PublishError(f"{path.name} is not stored: {'; '.join(problems)}")
-        nbformat.write(notebook, path)
+        write_whole(path, f"{nbformat.writes(notebook).rstrip()}\n".encode())
         tqdm.write(f"{path.name}: {time.perf_counter() - started:.0f} s, {path.stat().st_size / 1000:.0f} KB")
 
 
@@ -62,10 +63,9 @@ def write_html(paths: list[Path], folder: Path) -> None:
     """Execute notebooks and write each as one self-contained HTML page to `folder`."""
     from nbconvert import HTMLExporter
 
-    folder.mkdir(parents=True, exist_ok=True)
     for path in tqdm(paths, "lessons", unit="lesson"):
         page, _ = HTMLExporter().from_notebook_node(execute(path))
-        (folder / f"{path.stem}.html").write_text(page)
+        write_whole(folder / f"{path.stem}.html", page.encode())
         tqdm.write(f"{folder / path.stem}.html")
 
 

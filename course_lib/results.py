@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
-import tempfile
+import math
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from course_lib import CourseError, evaluation, settings
+from course_lib.files import write_whole
 from course_lib.recipes import Ensemble, GroupPrior, Recipe
 
 logger = logging.getLogger(__name__)
@@ -94,21 +94,25 @@ def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str) -> Pa
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file: complete, or not at all."""
-    text = json.dumps(content, indent=1) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
+    _write(path, (json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n").encode())
 
 
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def _without_nan(content: Any) -> Any:
+    """The same with null for NaN, which JSON does not know."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _with_nan(scores: dict[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in scores.items()}
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-            os.chmod(unfinished, 0o644)  # a temporary file is for its owner's eyes only
-            os.replace(unfinished, path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise ResultError(f"cannot write the result {path}: {error}") from error
 
@@ -125,7 +129,8 @@ def keep(result: Result, tested: pd.DataFrame, held_out: pd.DataFrame, about: pd
         arrays |= {f"{prefix}probabilities": clips.to_numpy(np.float32)}
         arrays |= {f"{prefix}label": about["label"][clips.index].to_numpy(np.int16)}
         arrays |= {f"{prefix}group": about["group"][clips.index].to_numpy(str)}
-    _write(result.path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
+    np.savez_compressed(packed := io.BytesIO(), **arrays)
+    _write(result.path.with_suffix(".npz"), packed.getvalue())
     write_json(result.path, asdict(result))
 
 
@@ -188,8 +193,11 @@ def _arrays(result: Result, part: str, *names: str) -> list[np.ndarray]:
 def read(path: Path) -> Result:
     """Read one result file. Raises ResultError naming it when it is damaged."""
     try:
-        return Result(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        form = json.loads(path.read_text())
+        scores = {"scores": _with_nan(form["scores"])}
+        scores |= {"rules": {rule: _with_nan(found) for rule, found in form.get("rules", {}).items()}}
+        return Result(**form | scores)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResultError(f"{path} is damaged ({error}); delete it and run its recipe again") from None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from course_lib import evaluation, experiments, recipes
+from course_lib.files import write_whole
 from course_lib.recipes import Protocol, Recipe
 
 
@@ -245,7 +246,10 @@ def update(file: Path, dataset: str, rows: list[dict[str, Any]]) -> None:
     _, end, after = rest.partition("<!-- end -->")
     if not start or not end:
         raise experiments.ResultError(f"{file} has no '<!-- table {dataset} -->' ... '<!-- end -->'; add both lines")
-    file.write_text(f"{before}{start}{markdown(rows)}\n{end}{after}")
+    try:
+        write_whole(file, f"{before}{start}{markdown(rows)}\n{end}{after}".encode())
+    except OSError as error:
+        raise experiments.ResultError(f"cannot write the table to {file}: {error}") from error
 
 
 def _percent(fraction: float | None) -> str:

@@ -151,20 +151,16 @@ def killed_in_batch(checkpoint: Path, number: int) -> None:
 
 def killed_in_save(checkpoint: Path, number: int) -> None:
     torch.set_num_threads(1)
-    calls, real_save = [], checkpoints.save_file
+    calls, real_replace = [], os.replace
 
-    def save_file(tensors: dict[str, Tensor], path: str, metadata: dict[str, str]) -> None:
+    def replace(unfinished: str, path: Path) -> None:
         calls.append(path)
         if len(calls) < number:
-            return real_save(tensors, path, metadata=metadata)
-        content = safetensors.torch.save(tensors, metadata=metadata)
-        with open(path, "wb") as file:
-            file.write(content[: len(content) // 2])
-            file.flush()
-            os.fsync(file.fileno())
-            os.kill(os.getpid(), signal.SIGKILL)
+            return real_replace(unfinished, path)
+        os.truncate(unfinished, os.path.getsize(unfinished) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.save_file = save_file
+    os.replace = replace
     train(fresh(), checkpoint=checkpoint)
 
 
@@ -248,7 +244,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(checkpoint: Path, monkeypatch: py
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(CheckpointError, match=r"run\.safetensors.*No space left"):
         train(fresh(), checkpoint=checkpoint)
     assert checkpoint.read_bytes() == before
@@ -272,6 +268,14 @@ def test_the_checkpoint_of_other_settings_is_refused(change: dict[str, Any], che
 def test_the_checkpoint_of_another_seed_is_refused(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"run\.safetensors"):
         train(fresh(), checkpoint=stopped(checkpoint), seed=1)
+
+
+def test_the_checkpoint_of_other_clips_is_refused(checkpoint: Path) -> None:
+    how = {"settings": HOW, "validation": tones(12, seed=1), "accelerator": "cpu", "progress": False}
+    for clips in (tones(19), replace(tones(20), fingerprint="other")):
+        with pytest.raises(CheckpointError, match=r"other settings or clips; delete it"):
+            fit(fresh(), clips, checkpoint=stopped(checkpoint), **how)
+        checkpoint.unlink()
 
 
 def test_the_checkpoint_of_another_model_is_refused(checkpoint: Path) -> None:

@@ -239,6 +239,11 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
         (["run", "bats", "--all"], "RecipeError: there are no recipes for 'bats'; known: fsdd"),
         (["run", "fsdd", "--all", "--only", "fsdd/nonesuch"], "RecipeError: there is no recipe fsdd/nonesuch; known: "),
         (["run", "fsdd", "--all", "--workers", "-1"], "CourseError: workers is -1; at least one is needed"),
+        (["run", "fsdd", "--all", "--workers", "0"], "CourseError: workers is 0; at least one is needed"),
+        (
+            ["run", "fsdd", "--all", "--seed", "0", "--fold", "theo", "--keep-model"],
+            "CourseError: --all runs whatever is missing; --seed, --fold, --keep-model goes with one recipe",
+        ),
     ],
 )
 def test_run_all_of_what_is_not_there(command: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -278,6 +279,20 @@ def test_a_clip_that_the_model_cannot_take_is_refused_before_training(fits: Fits
     assert fits == [] and files(settings.results_folder()) == []
 
 
+def test_a_layer_for_another_sample_rate_is_refused_before_training(fits: Fits) -> None:
+    front_end = [{"LogMel": {"sample_rate": 16_000, "n_mels": 20}}]
+    with pytest.raises(RecipeError, match=r"its .*Mel.* is made for 16000 Hz, and the clips have 8000 Hz"):
+        run(toy(model={"name": "LogMelCNN", "settings": {"n_mels": 20}, "front_end": front_end}))
+    assert fits == []
+
+
+def test_one_of_several_processes_of_a_training_keeps_no_result(fits: Fits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ResultError, match=r"experiments\.train"):
+        run(toy())
+    assert fits == []
+
+
 def test_a_model_that_cannot_be_built_is_refused_before_training(fits: Fits) -> None:
     with pytest.raises(RecipeError, match="SpectrogramCNN"):
         run(toy(model={"name": "SpectrogramCNN", "settings": {"dropout": 7}}))
@@ -317,6 +332,23 @@ def test_weights_of_another_version_are_not_loaded() -> None:
     other = toy(model={"name": "SpectrogramCNN", "settings": {"dropout": 0.1}})
     assert experiments.load_model(other, "official", "official") is None
     assert experiments.load_model(toy(), "official", "official", seed=1) is None
+
+
+def test_weights_of_another_version_are_replaced() -> None:
+    run(toy(), keep_model=True)
+    run(with_training(epochs=2))
+    run(with_training(epochs=2), keep_model=True)
+    assert experiments.load_model(with_training(epochs=2), "official", "official") is not None
+
+
+def test_scores_that_do_not_exist_are_null_in_the_file(kept: Path) -> None:
+    gone = replace(
+        experiments.read(kept), scores={"accuracy": 1.0, "precision": math.nan}, rules={"vote": {"f1": math.nan}}
+    )
+    experiments.write_json(kept, asdict(gone))
+    form = json.loads(kept.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert form["scores"]["precision"] is None and form["rules"]["vote"]["f1"] is None
+    assert repr(experiments.read(kept)) == repr(gone)
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,20 @@ def test_clips_begin_with_cycles(raw: Recordings, monkeypatch: pytest.MonkeyPatc
     assert [path.suffix for path in (cache_folder() / "cycles").iterdir()] == [".npz"]
 
 
+def test_a_recording_too_short_for_a_rhythm_is_named(raw: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise ValueError("1.50 s are too short")
+
+    monkeypatch.setattr(heart_cycles, "find_cycles", short)
+    with pytest.raises(AudioError, match=rf"{raw.table['recording'][0]}: 1\.50 s are too short"):
+        cycle_starts(prepared(raw), progress=False)
+
+
+def test_an_envelope_wants_a_rate_that_it_can_divide() -> None:
+    with pytest.raises(ValueError, match="multiple of 100 Hz, not 1050 Hz"):
+        find_cycles(torch.rand(10_500), 1050)
+
+
 def test_starts_that_do_not_fit(raw: Recordings) -> None:
     hearts = prepared(raw.subset(np.arange(2)))
     late = [np.array([10**6]), np.array([], dtype=np.int64)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,19 @@ def test_a_killed_run_is_completed_by_two_at_once(
         monkeypatch.setenv(f"COURSE_{variable}", str(tmp_path / variable))
     (straight,) = experiments.run(recipe, progress=False)
     assert replace(completed, seconds=0) == replace(straight, seconds=0)
+
+
+def test_a_training_that_breaks_does_not_stop_the_others(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(job: Job) -> str:
+        if job.fold == "bob":
+            raise RuntimeError("out of memory")
+        return "done"
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(parallel, "_work", work)
+    shelf.add("one")
+    (problem,) = run_missing(shelf, 2)
+    assert problem.endswith("leave_one_speaker_out bob seed 0: RuntimeError: out of memory")
 
 
 def test_two_workers_run_what_is_missing_and_report_what_cannot_be_run(shelf: Shelf) -> None:

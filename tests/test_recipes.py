@@ -185,6 +185,14 @@ def test_an_unknown_key_is_named_with_those_allowed(changes: dict[str, Any], key
         (front_end("LogSpectrogram"), ["model.front_end.0"]),
         ({"adversarial": {"weight": 0}}, ["adversarial.weight", "greater than 0"]),
         ({"adversarial": {}}, ["adversarial.weight", "required"]),
+        (
+            {
+                "adversarial": {"weight": 1},
+                "extra_voices": {"speakers": 2},
+                "training": {"epochs": 1, "extra_per_epoch": 5},
+            },
+            ["adversarial and extra_voices do not go together"],
+        ),
         ({"adversarial": {"weight": 1}, "model": {"name": "StridedSampleCNN"}}, ["adversarial", "StridedSampleCNN"]),
     ],
 )
@@ -352,6 +360,13 @@ def test_a_baseline_may_be_a_member_but_not_all_of_them(toy: Path, members: list
     assert [type(member) for member in ensemble.recipes] == [GroupPrior, Recipe] and len(ensemble.hash) == 8
     with pytest.raises(RecipeError, match="none of the members hears anything"):
         _ = recipes.load(together(toy, [str(path) for path in priors])).recipes
+
+
+def test_the_name_of_a_recipe_of_the_course_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "fsdd").mkdir()
+    with pytest.raises(RecipeError, match="the course has a recipe fsdd/crnn; give yours another name"):
+        recipes.load(write(tmp_path / "fsdd" / "crnn.yaml"))
+    assert recipes.load(recipes.FOLDER / "fsdd" / "crnn.yaml") == recipes.load("fsdd/crnn")
 
 
 def test_an_ensemble_is_no_member_of_itself(toy: Path, members: list[str]) -> None:

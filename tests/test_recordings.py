@@ -134,6 +134,7 @@ def sounds(where: Path, *names: str, rate: int = 8000) -> Path:
 
 def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     sounds(tmp_path / "pets", "dog/rex/1.wav", "dog/rex/deep/2.flac", "dog/3.ogg", "cat/tom/1.WAV", ".old/x.wav")
+    (tmp_path / "pets" / "dog" / "._3.wav").write_bytes(b"left by a file manager")
     (tmp_path / "pets" / "readme.txt").touch()
     (tmp_path / "pets" / "cat" / "notes.txt").touch()
     recordings = load(str(tmp_path / "pets"))

@@ -44,6 +44,13 @@ def test_silence_stays_silent_and_an_empty_batch_empty():
     assert TrimSilence()(torch.zeros(0, 800)).shape == (0, 800)
 
 
+def test_a_word_up_to_the_end_is_followed_by_zeros_where_the_frames_do_not_fit():
+    waveforms = torch.zeros(1, 1000)
+    waveforms[0, 300:] = 1 + torch.rand(700)
+    trimmed = TrimSilence()(waveforms)
+    assert torch.equal(trimmed[trimmed != 0], waveforms[0, 300:])
+
+
 def test_it_acts_in_evaluation_mode_and_refuses_what_is_too_short():
     waveforms = torch.zeros(1, 1600)
     waveforms[0, 800:] = 1.0

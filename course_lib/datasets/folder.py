@@ -28,7 +28,8 @@ def read(folder: Path, sample_rate: int | None = None) -> Recordings:
         raise DatasetError(f"{folder} holds {len(classes)} class folders; put the sounds of each class in its own")
     rows = []
     for label, class_folder in enumerate(classes):
-        paths = sorted(path for path in class_folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        sounds = (path for path in class_folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        paths = sorted(path for path in sounds if not path.name.startswith("."))
         if not paths:
             raise DatasetError(f"{class_folder} holds no {', '.join(ENDINGS)} file; add some or remove the folder")
         for path in paths:

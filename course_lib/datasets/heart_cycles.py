@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib import settings
+from course_lib import audio, settings
 from course_lib.datasets.decoded import decode
 from course_lib.datasets.recordings import DatasetError, Recordings
 
@@ -74,10 +74,13 @@ def envelope(waveform: Tensor, sample_rate: int, smooth_hz: float = 15.0) -> np.
     """Homomorphic envelope of a waveform (samples,) between 25 and 120 Hz, at 100 values a second.
 
     The logarithm of the Hilbert amplitude, smoothed by a low-pass at `smooth_hz`, and its exponential again.
+    Raises ValueError unless `sample_rate` is a multiple of 100 Hz.
     Source: Gupta et al. 2007, Neural network classification of homomorphic segmented heart sounds.
 
     Notebook: 05_heart_sounds_physionet
     """
+    if sample_rate % RATE:
+        raise ValueError(f"an envelope at {RATE} values a second needs a multiple of {RATE} Hz, not {sample_rate} Hz")
     band = scipy.signal.butter(2, VALVES_HZ, "bandpass", fs=sample_rate, output="sos")
     samples = scipy.signal.sosfiltfilt(band, waveform.double().numpy())
     analytic = scipy.signal.hilbert(samples, scipy.fft.next_fast_len(len(samples)))[: len(samples)]
@@ -99,11 +102,16 @@ def cycle_starts(recordings: Recordings, progress: bool = True) -> list[np.ndarr
     if not kept.is_file():
         rate = recordings.sample_rate
 
-        def find(bounds: tuple[int, int]) -> np.ndarray:
-            samples = torch.from_numpy(decoded.samples[slice(*bounds)]).double() / 32768
-            return np.round(find_cycles(samples, rate).starts * rate).astype(np.int64)
+        def find(place: tuple[str, int, int]) -> np.ndarray:
+            name, begin, end = place
+            samples = torch.from_numpy(decoded.samples[begin:end]).double() / 32768
+            try:
+                return np.round(find_cycles(samples, rate).starts * rate).astype(np.int64)
+            except ValueError as error:
+                raise audio.AudioError(f"{name}: {error}") from None
 
-        pairs = list(zip(decoded.offsets[:-1], decoded.offsets[1:], strict=True))
+        names = recordings.table["recording"]
+        pairs = list(zip(names, decoded.offsets[:-1], decoded.offsets[1:], strict=True))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(find, pairs)
             found = list(tqdm(found, f"beats of {recordings.name}", len(pairs), disable=not progress, delay=2))

@@ -22,7 +22,8 @@ class Augmentation(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if isinstance(value, int | float))
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        return ", ".join(f"{name}={value}" for name, value in numbers.items() if name != "training")
 
 
 def uniform(batch: Tensor, low: float, high: float) -> Tensor:

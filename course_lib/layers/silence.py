@@ -32,6 +32,7 @@ class TrimSilence(nn.Module):
         loud = (power > power.amax(dim=1, keepdim=True) * 10 ** (-self.below_db / 10)).int()
         first = loud.argmax(dim=1, keepdim=True) * hop
         last = (loud.shape[1] - 1 - loud.flip(1).argmax(dim=1, keepdim=True)) * hop + self.frame
+        last = last.clamp(max=samples)  # the last frame may be a part of one
         position = torch.arange(samples, device=waveforms.device) + first
         return torch.where(position < last, waveforms.gather(1, position.clamp(max=samples - 1)), 0.0)
 

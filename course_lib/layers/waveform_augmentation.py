@@ -125,7 +125,7 @@ class RandomTrim(WaveformAugmentation):
 class AddNoise(WaveformAugmentation):
     """Waveforms with noise added, `lowest_snr` to `highest_snr` dB below their level, but none to the padding zeros.
 
-    Each clip draws its own colour, between white and pink (power falling as 1/f to the power 0 .. 2).
+    Each clip draws its own colour, between white and brown (power falling as 1/f to the power 0 .. 2).
 
     Notebook: 02_spoken_digits_cnn
     """

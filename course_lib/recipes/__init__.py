@@ -135,6 +135,8 @@ class Recipe(_Experiment):
             raise ValueError("extra_voices and training.extra_per_epoch go together; give both or neither")
         if self.adversarial is not None and not hasattr(getattr(models, self.model.name), "embed"):
             raise ValueError(f"adversarial needs a model with features of its own, and {self.model.name} names none")
+        if self.adversarial is not None and self.extra_voices is not None:
+            raise ValueError("adversarial and extra_voices do not go together: each synthetic voice would be a domain")
         return self
 
     def build(self, n_classes: int, n_groups: int | None = None) -> nn.Module:
@@ -230,9 +232,13 @@ def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
         raise RecipeError(f"{path.name}: expected keys and values, got {type(form).__name__}")
     try:
         kind = Ensemble if "members" in form else GroupPrior if "baseline" in form else Recipe
-        return kind.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)
+        recipe = kind.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(path.name, kind, problem) for problem in error.errors())) from None
+    shipped = FOLDER / f"{recipe.name}.yaml"
+    if shipped.is_file() and not shipped.samefile(path):
+        raise RecipeError(f"{path}: the course has a recipe {recipe.name}; give yours another name, or its results mix")
+    return recipe
 
 
 def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from course_lib import CourseError
+from course_lib.files import write_whole
 
 
 class CheckpointError(CourseError):
@@ -27,15 +26,8 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            os.close(handle)
-            save_file(tensors, unfinished, metadata={"about": json.dumps(about)})
-            os.replace(unfinished, path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
+        write_whole(path, safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+    except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
 
 

@@ -98,14 +98,16 @@ def fit(
         raise TrainingError('keep="best" needs a validation part; hold one out of the training side')
     if settings.extra_per_epoch and not extra:
         raise TrainingError(f"extra_per_epoch is {settings.extra_per_epoch} but there are no extra clips")
-    if isinstance(model, DomainAdversarial) and len(train) and train.groups.max() >= model.n_domains:
+    if not len(train):
+        raise TrainingError("there are no clips to train on")
+    if isinstance(model, DomainAdversarial) and train.groups.max() >= model.n_domains:
         groups = int(train.groups.max()) + 1
         raise TrainingError(f"the model tells {model.n_domains} domains apart but the clips have {groups} groups")
     fabric = _fabric(settings, accelerator)
     own_clips, weights = len(train), _balancing_weights(train, settings.balance)
     train = (train + extra if settings.extra_per_epoch else train).to(fabric.device)
     validation = validation.to(fabric.device) if validation else None
-    run = _Run(fabric, model, settings, seed)
+    run = _Run(fabric, model, settings, seed, f"{train.fingerprint} {len(train)}")
     if checkpoint is not None and checkpoint.exists():
         run.resume(checkpoint)
     history = run.history
@@ -169,8 +171,8 @@ def _epoch_order(own: int, total: int, extra: int, weights: Tensor | None) -> Te
 class _Run:
     """One training in progress: the model, its optimiser, the averaged and the best weights, and the history."""
 
-    def __init__(self, fabric: Fabric, model: nn.Module, settings: Settings, seed: int) -> None:
-        self.fabric, self.model, self.settings, self.seed = fabric, model, settings, seed
+    def __init__(self, fabric: Fabric, model: nn.Module, settings: Settings, seed: int, clips: str) -> None:
+        self.fabric, self.model, self.settings, self.seed, self.clips = fabric, model, settings, seed, clips
         model.to(fabric.device, memory_format=torch.channels_last)  # convolutions on the CPU are twice as fast so
         self.wrapped, self.optimizer = fabric.setup(model, settings.optimizer_for(model))
         # Layers may learn faster or slower than the rest; the schedule goes for all of them.
@@ -273,7 +275,7 @@ class _Run:
     def resume(self, path: Path) -> None:
         tensors, about = checkpoints.load(path)
         if {key: about.get(key) for key in self._identity()} != self._identity():
-            raise checkpoints.CheckpointError(f"{path} belongs to a training with other settings; delete it")
+            raise checkpoints.CheckpointError(f"{path} belongs to a training with other settings or clips; delete it")
         try:
             self.model.load_state_dict(_under(tensors, "model/"))
         except RuntimeError as error:
@@ -291,7 +293,7 @@ class _Run:
         self.history.kept_epoch = past["kept_epoch"]
 
     def _identity(self) -> dict[str, object]:
-        return {"settings": self.settings.identity(), "seed": self.seed}
+        return {"settings": self.settings.identity(), "seed": self.seed, "clips": self.clips}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
