@@ -242,7 +242,7 @@ def embedding(points: np.ndarray, colourings: Mapping[str, Sequence[str]], title
 
 def heat_over_images(images: Tensor, heats: Tensor, titles: Sequence[str], title: str) -> Figure:
     """Images (n, height, width) on top, the same with a heat map (n, height, width, values 0 to 1) over them below."""
-    figure, axes = plt.subplots(2, len(images), figsize=(2.2 * len(images), 4.6), squeeze=False)
+    figure, axes = plt.subplots(2, len(images), figsize=(1.8 * len(images), 4), squeeze=False)
     for column, (image, heat, name) in enumerate(zip(images, heats, titles, strict=True)):
         axes[0, column].imshow(image, origin="lower", aspect="auto", cmap="gray")
         axes[1, column].imshow(image, origin="lower", aspect="auto", cmap="gray")

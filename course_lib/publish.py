@@ -97,7 +97,7 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
     """Why a notebook is not fit to be committed; empty when it is."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     outputs = [output for cell in code for output in cell.outputs]
-    text = nbformat.writes(nbformat.from_dict({**notebook, "cells": code}))
+    size = len(nbformat.writes(notebook).encode())
     found = []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("its cells were not executed once, in order")
@@ -111,6 +111,6 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
         found.append("it stores a recording of a data set")
     if _MACHINE_PATH.search(str(outputs)):
         found.append("an output names a path of this machine")
-    if len(text) > LARGEST:
-        found.append(f"it has {len(text) / 1000:.0f} KB; at most {LARGEST / 1000:.0f} KB are committed")
+    if size > LARGEST:
+        found.append(f"it has {size / 1000:.0f} KB; at most {LARGEST / 1000:.0f} KB are committed")
     return found
