@@ -50,6 +50,7 @@ class Clips:
 
         Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`,
         and with `starts` at the given samples of each recording, for as long as a whole clip fits (one clip at least).
+        With both it starts at those of the given samples, in order, that are a hop or more after the one before.
         What is too short is padded with zeros.
         """
         clip_samples = round(seconds * recordings.sample_rate)
@@ -60,6 +61,8 @@ class Clips:
         group_names, groups = np.unique(recordings.table["group"].to_numpy(str), return_inverse=True)
         if starts is None:
             starts = _regular(lengths, clip_samples, hop_seconds, recordings.sample_rate)
+        elif hop_seconds is not None:
+            starts = [_apart(each, round(hop_seconds * recordings.sample_rate)) for each in starts]
         recording, within = _fitting(starts, lengths, clip_samples)
         return cls(
             samples=torch.from_numpy(decoded.samples),
@@ -133,6 +136,15 @@ def _regular(lengths: np.ndarray, clip_samples: int, hop_seconds: float | None, 
     if hop < 1:
         raise ValueError(f"a hop of {hop_seconds} s at {sample_rate} Hz is under one sample")
     return [np.arange(0, max(length - clip_samples, 0) + 1, hop) for length in lengths]
+
+
+def _apart(starts: np.ndarray, hop: int) -> np.ndarray:
+    """Those of the ascending starts that are at least a hop after the one taken before; the first is taken."""
+    taken, at = [], 0
+    while at < len(starts):
+        taken.append(at)
+        at = max(at + 1, int(np.searchsorted(starts, starts[at] + hop)))
+    return starts[taken]
 
 
 def _fitting(starts: Sequence[np.ndarray], lengths: np.ndarray, clip_samples: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,19 @@ def test_a_recording_too_short_for_a_rhythm_is_named(raw: Recordings, monkeypatc
 def test_an_envelope_wants_a_rate_that_it_can_divide() -> None:
     with pytest.raises(ValueError, match="multiple of 100 Hz, not 1050 Hz"):
         find_cycles(torch.rand(10_500), 1050)
+
+
+def test_clips_that_begin_with_cycles_can_be_kept_apart(raw: Recordings) -> None:
+    hearts = prepared(raw)
+    starts = cycle_starts(hearts, progress=False)
+    clips = Clips.cut(hearts, 1.0, 1.5, progress=False, starts=starts)
+    offsets = decode(hearts, progress=False).offsets
+    for row, each in enumerate(starts):
+        within = (clips.start[clips.recording == row] - offsets[row]).tolist()
+        assert set(within) <= set(each.tolist()) and within[0] == each[0]
+        for before, after in itertools.pairwise(within):
+            earlier = each[(each > before) & (each < after)]
+            assert after - before >= 1500 and (earlier - before < 1500).all()
 
 
 def test_starts_that_do_not_fit(raw: Recordings) -> None:

@@ -40,17 +40,14 @@ class _Form(BaseModel):
 
 
 class Clip(_Form):
-    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or one a heart cycle."""
+    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or one a heart cycle.
+
+    With both, a clip starts with a heart cycle, and at least `hop_seconds` after the one before.
+    """
 
     seconds: float = Field(gt=0, le=60)
     hop_seconds: float | None = Field(None, gt=0)
     starts: Literal["cycles"] | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Clip:
-        if self.hop_seconds is not None and self.starts is not None:
-            raise ValueError("hop_seconds and starts both say where clips start; give one of them")
-        return self
 
 
 class Validation(_Form):
