@@ -111,10 +111,10 @@ def cycle_starts(recordings: Recordings, progress: bool = True) -> list[np.ndarr
                 raise audio.AudioError(f"{name}: {error}") from None
 
         names = recordings.table["recording"]
-        pairs = list(zip(names, decoded.offsets[:-1], decoded.offsets[1:], strict=True))
+        places = list(zip(names, decoded.offsets[:-1], decoded.offsets[1:], strict=True))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(find, pairs)
-            found = list(tqdm(found, f"beats of {recordings.name}", len(pairs), disable=not progress, delay=2))
+            found = pool.map(find, places)
+            found = list(tqdm(found, f"beats of {recordings.name}", len(places), disable=not progress, delay=2))
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{kept.name}-", dir=kept.parent) as work:
