@@ -56,13 +56,16 @@ class Clips:
         clip_samples = round(seconds * recordings.sample_rate)
         if clip_samples < 1 or seconds > LONGEST_CLIP_S:
             raise ValueError(f"a clip holds from one sample to {LONGEST_CLIP_S} s, not {seconds} s")
+        hop = None if hop_seconds is None else round(hop_seconds * recordings.sample_rate)
+        if hop is not None and hop < 1:
+            raise ValueError(f"a hop of {hop_seconds} s at {recordings.sample_rate} Hz is under one sample")
         decoded = decode(recordings, progress)
         lengths = np.diff(decoded.offsets)
         group_names, groups = np.unique(recordings.table["group"].to_numpy(str), return_inverse=True)
         if starts is None:
-            starts = _regular(lengths, clip_samples, hop_seconds, recordings.sample_rate)
-        elif hop_seconds is not None:
-            starts = [_apart(each, round(hop_seconds * recordings.sample_rate)) for each in starts]
+            starts = _regular(lengths, clip_samples, hop)
+        elif hop is not None:
+            starts = [_apart(each, hop) for each in starts]
         recording, within = _fitting(starts, lengths, clip_samples)
         return cls(
             samples=torch.from_numpy(decoded.samples),
@@ -128,13 +131,10 @@ class Clips:
         return slices.float().div_(32768).masked_fill_(beyond, 0.0), self.labels[index]
 
 
-def _regular(lengths: np.ndarray, clip_samples: int, hop_seconds: float | None, sample_rate: int) -> list[np.ndarray]:
+def _regular(lengths: np.ndarray, clip_samples: int, hop: int | None) -> list[np.ndarray]:
     """Where the clips of each recording start: at its beginning and, with a hop, as often as a whole one fits."""
-    if hop_seconds is None:
+    if hop is None:
         return [np.zeros(1, dtype=np.int64)] * len(lengths)
-    hop = round(hop_seconds * sample_rate)
-    if hop < 1:
-        raise ValueError(f"a hop of {hop_seconds} s at {sample_rate} Hz is under one sample")
     return [np.arange(0, max(length - clip_samples, 0) + 1, hop) for length in lengths]
 
 

@@ -307,6 +307,11 @@ def test_clips_and_hops_of_no_sample_are_refused(noises: Recordings, seconds: fl
         cut(noises, seconds, hop)
 
 
+def test_a_hop_of_no_sample_between_given_starts_is_refused(noises: Recordings) -> None:
+    with pytest.raises(ValueError, match="is under one sample"):
+        Clips.cut(noises, 0.1, 0.0001, progress=False, starts=[np.array([0, 1])] * len(noises.table))
+
+
 def test_a_batch_of_nothing_has_the_shape_of_a_batch(noises: Recordings) -> None:
     waveforms, labels = cut(noises).batch(torch.empty(0, dtype=torch.int64))
     assert waveforms.shape == (0, 100) and waveforms.dtype == torch.float32

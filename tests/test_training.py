@@ -437,7 +437,8 @@ def test_bf16_training_keeps_float32_weights() -> None:
 
 
 def test_a_precision_that_is_given_is_taken() -> None:
-    assert Settings(precision="16-mixed").precision_on(CPU) == "16-mixed"
+    assert Settings(precision="16-mixed").precision_on(torch.device("cuda")) == "16-mixed"
+    assert Settings(precision="16-mixed").precision_on(CPU) == "bf16-mixed"
     assert Settings(precision="32-true").precision_on(torch.device("cuda")) == "32-true"
 
 

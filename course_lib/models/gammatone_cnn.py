@@ -6,39 +6,13 @@ two entries of the PhysioNet/CinC Challenge 2016 that such networks go back to, 
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from course_lib.layers import GammatoneFilterbank
-from course_lib.models.sample_cnn import require_clips
-from course_lib.models.spectnet import features_of
+from course_lib.models.spectnet import ImageNetwork
 
 
-class _GammatoneCNN(nn.Module):
-    """A fixed gammatone image, the convolutions of the subclass, one hidden dense layer."""
-
-    def __init__(
-        self, n_classes: int, n_filters: int, clip_samples: int, sample_rate: int, dropout: float,
-        front_end: nn.Module | None, features: nn.Module, hidden: int,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.clip_samples = clip_samples
-        if front_end is None:
-            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=False)
-        self.front_end, self.features = front_end, features
-        size = features_of(front_end, features, clip_samples)
-        self.dense = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, n_classes))
-
-    def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, hidden)."""
-        require_clips(waveforms, self.clip_samples)
-        return self.dense(self.features(self.front_end(waveforms)[:, None]))
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.embed(waveforms))
-
-
-class GammatoneCNN1d(_GammatoneCNN):
+class GammatoneCNN1d(ImageNetwork):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes); each gammatone band has convolutions of its own.
 
     In every band eight kernels of five frames, then four, each with batch normalisation, ReLU, dropout and pooling by
@@ -53,16 +27,17 @@ class GammatoneCNN1d(_GammatoneCNN):
         self, n_classes: int = 2, n_filters: int = 16, clip_samples: int = 2500, sample_rate: int = 1000,
         dropout: float = 0.5, front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
+        if front_end is None:
+            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=False)
         layers: list[nn.Module] = [nn.Flatten(1, 2)]  # the bands become channels
         for kernels_in, kernels_out in ((1, 8), (8, 4)):
             channels = kernels_out * n_filters
             convolution = nn.Conv1d(kernels_in * n_filters, channels, kernel_size=5, groups=n_filters)
             layers += [convolution, nn.BatchNorm1d(channels), nn.ReLU(), nn.Dropout(dropout / 2), nn.MaxPool1d(2)]
-        features = nn.Sequential(*layers, nn.Flatten())
-        super().__init__(n_classes, n_filters, clip_samples, sample_rate, dropout, front_end, features, hidden=20)
+        super().__init__(n_classes, clip_samples, front_end, nn.Sequential(*layers, nn.Flatten()), 20, dropout)
 
 
-class GammatoneCNN2d(_GammatoneCNN):
+class GammatoneCNN2d(ImageNetwork):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes); convolutions over bands and frames together.
 
     16 kernels of 3 bands x 21 frames, then 32 of 3 x 11, each with batch normalisation, ReLU and pooling by 2 x 4; a
@@ -77,9 +52,10 @@ class GammatoneCNN2d(_GammatoneCNN):
         self, n_classes: int = 2, n_filters: int = 16, clip_samples: int = 2500, sample_rate: int = 1000,
         dropout: float = 0.5, front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
+        if front_end is None:
+            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=False)
         layers: list[nn.Module] = []
         for channels_in, channels_out, frames in ((1, 16, 21), (16, 32, 11)):
             convolution = nn.Conv2d(channels_in, channels_out, (3, frames), padding=(1, frames // 2))
             layers += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d((2, 4))]
-        features = nn.Sequential(*layers, nn.Flatten())
-        super().__init__(n_classes, n_filters, clip_samples, sample_rate, dropout, front_end, features, hidden=100)
+        super().__init__(n_classes, clip_samples, front_end, nn.Sequential(*layers, nn.Flatten()), 100, dropout)

@@ -10,7 +10,29 @@ from course_lib.layers import GammatoneFilterbank
 from course_lib.models.sample_cnn import require_clips
 
 
-class SpectNet(nn.Module):
+class ImageNetwork(nn.Module):
+    """Waveforms (batch, clip_samples) -> logits (batch, n_classes): an image, convolutions, one hidden dense layer."""
+
+    def __init__(
+        self, n_classes: int, clip_samples: int, front_end: nn.Module, features: nn.Module, hidden: int, dropout: float
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.clip_samples = clip_samples
+        self.front_end, self.features = front_end, features
+        size = features_of(front_end, features, clip_samples)
+        self.dense = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
+        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, n_classes))
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Features in front of the last layer, shape (batch, hidden)."""
+        require_clips(waveforms, self.clip_samples)
+        return self.dense(self.features(self.front_end(waveforms)[:, None]))
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.classify(self.embed(waveforms))
+
+
+class SpectNet(ImageNetwork):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), through gammatone images, as first published.
 
     A convolution, three residual blocks and two dense layers: 1,060,094 parameters on 16 filters and 2,500 samples,
@@ -27,24 +49,11 @@ class SpectNet(nn.Module):
         self, n_classes: int = 2, n_filters: int = 16, clip_samples: int = 2500, sample_rate: int = 1000,
         learnable: bool = True, dropout: float = 0.5, softmax: bool = False, front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.clip_samples = clip_samples
         if front_end is None:
             front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=learnable)
-        self.front_end, self.features = front_end, residual_layers(dropout)
-        size = features_of(front_end, self.features, clip_samples)
-        self.dense = nn.Sequential(nn.Linear(size, 100), nn.ReLU())
-        self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(100, n_classes))
+        super().__init__(n_classes, clip_samples, front_end, residual_layers(dropout), 100, dropout)
         if softmax:
             self.classify.append(nn.Softmax(dim=1))
-
-    def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, 100)."""
-        require_clips(waveforms, self.clip_samples)
-        return self.dense(self.features(self.front_end(waveforms)[:, None]))
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.embed(waveforms))
 
 
 def residual_layers(dropout: float) -> nn.Sequential:

@@ -83,9 +83,9 @@ class Settings(BaseModel):
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))
 
     def precision_on(self, device: torch.device) -> str:
-        """The precision that "auto" means on a device."""
+        """The precision that "auto" means on a device, or the one asked for; a CPU has no 16-mixed but bf16-mixed."""
         if self.precision != "auto":
-            return self.precision
+            return "bf16-mixed" if (self.precision, device.type) == ("16-mixed", "cpu") else self.precision
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
