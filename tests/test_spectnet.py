@@ -86,6 +86,16 @@ def test_with_softmax_it_puts_out_probabilities() -> None:
     torch.testing.assert_close(probabilities, logits.softmax(dim=1))
 
 
+@pytest.mark.parametrize("level", [1.0, 1e-3])
+def test_standardised_images_have_mean_0_and_deviation_1_whatever_the_level(level: float) -> None:
+    model = SpectNet(standardise=True)
+    images = model.front_end(level * torch.randn(3, 2500))
+    assert parameters(model) == 1_060_094 + 48
+    torch.testing.assert_close(images.mean(dim=(1, 2)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(images.std(dim=(1, 2), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    assert model.eval()(torch.zeros(1, 2500)).isfinite().all()
+
+
 # All of them
 
 

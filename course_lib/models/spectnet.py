@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.layers import GammatoneFilterbank
+from course_lib.layers import GammatoneFilterbank, Standardise
 from course_lib.models.sample_cnn import require_clips
 
 
@@ -36,9 +36,11 @@ class SpectNet(ImageNetwork):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), through gammatone images, as first published.
 
     A convolution, three residual blocks and two dense layers: 1,060,094 parameters on 16 filters and 2,500 samples,
-    and 48 in the front end, `GammatoneFilterbank.spectnet`, which learns unless `learnable` is False. With `softmax`
-    the outputs are probabilities, which that work fed into the cross-entropy as if they were logits; its dropout at
-    test time is not repeated here. Raises ValueError for clips of another length.
+    and 48 in the front end, `GammatoneFilterbank.spectnet`, which learns unless `learnable` is False. With
+    `standardise` the logarithm has its floor at 1e-22, not 1e-16, where images of quiet clips hardly vary, and the
+    mean of each image becomes 0, its standard deviation 1. With `softmax` the outputs are probabilities, which that
+    work fed into the cross-entropy as if they were logits; its dropout at test time is not repeated here. Raises
+    ValueError for clips of another length.
     Source: the code of "SpectNet: End-to-end audio signal classification using learnable spectrogram features"; the
     text tells neither kernel sizes nor strides.
 
@@ -47,10 +49,14 @@ class SpectNet(ImageNetwork):
 
     def __init__(
         self, n_classes: int = 2, n_filters: int = 16, clip_samples: int = 2500, sample_rate: int = 1000,
-        learnable: bool = True, dropout: float = 0.5, softmax: bool = False, front_end: nn.Module | None = None,
+        learnable: bool = True, dropout: float = 0.5, softmax: bool = False, standardise: bool = False,
+        front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
         if front_end is None:
-            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=learnable)
+            eps = 1e-22 if standardise else 1e-16
+            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=learnable, eps=eps)
+            if standardise:
+                front_end = nn.Sequential(front_end, Standardise())
         super().__init__(n_classes, clip_samples, front_end, residual_layers(dropout), 100, dropout)
         if softmax:
             self.classify.append(nn.Softmax(dim=1))
