@@ -67,8 +67,9 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
     problems: list[str] = []
     bar = tqdm(total=len(jobs), desc=f"{folder}: trainings", disable=not progress, bar_format=_BAR)
     pool = ProcessPoolExecutor(workers, spawn, _start_worker, (numbers, shares, workers, _devices(), os.getpid()))
+    running: dict[Future[str], Job] = {}
     try:
-        running: dict[Future[str], Job] = {pool.submit(_work, job): job for job in jobs}
+        running |= {pool.submit(_work, job): job for job in jobs}
         finished = 0
         while running:
             done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
@@ -89,8 +90,9 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
         raise CourseError("a training process was killed, perhaps for want of memory; use fewer workers") from None
     finally:
         bar.close()
-        for child in multiprocessing.active_children():
-            child.terminate()
+        if running:  # stopped; who has nothing left to do ends by itself
+            for child in multiprocessing.active_children():
+                child.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
     return problems
 
