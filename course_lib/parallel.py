@@ -97,7 +97,7 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
     return problems
 
 
-_BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}, {postfix}"
+_BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}{postfix}"
 _worker: dict[str, Any] = {}
 
 

@@ -106,6 +106,7 @@ def test_the_official_row_by_hand() -> None:
         "recipe": "fsdd/toy",
         "title": "Toy network",
         "protocol": "official",
+        "leaky": False,
         "seeds": [0, 1],
         "mean": pytest.approx((3 / 4 + 2 / 4) / 2),
         "per_seed": [0.75, 0.5],
