@@ -109,6 +109,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.all:
         return _run_all(options)
+    if options.workers is not None or options.only:
+        raise CourseError("--workers and --only go with --all")
     recipe = recipes.load(options.recipe)
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
         for result in experiments.run(recipe, options.seed or 0, protocol, options.fold, options.keep_model):
@@ -127,8 +129,9 @@ def _run_all(options: argparse.Namespace) -> int:
     if given:
         raise CourseError(f"--all runs whatever is missing; {', '.join(given)} goes with one recipe")
     workers = max(1, torch.cuda.device_count()) if options.workers is None else options.workers
-    problems = parallel.run_missing(options.recipe, workers, options.only)
-    print("\n".join(problems) if problems else f"{options.recipe}: nothing is missing now", file=sys.stderr)
+    problems, left = parallel.run_missing(options.recipe, workers, options.only)
+    others = f", but for what another process is at work on: {left}" if left else ""
+    print("\n".join(problems) if problems else f"{options.recipe}: nothing is missing now{others}", file=sys.stderr)
     return 1 if problems else 0
 
 

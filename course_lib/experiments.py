@@ -17,13 +17,13 @@ import torch
 from filelock import FileLock, Timeout
 
 import course_lib
-from course_lib import datasets, evaluation, settings, training
+from course_lib import datasets, evaluation, training
 from course_lib.clips import Clips
 from course_lib.datasets import fsdd, physionet2016, splits
 from course_lib.datasets.heart_cycles import cycle_starts
 from course_lib.datasets.heart_preparation import prepared
 from course_lib.datasets.recordings import Recordings
-from course_lib.recipes import Ensemble, GroupPrior, Protocol, Recipe, RecipeError
+from course_lib.recipes import UNFIT, Ensemble, GroupPrior, Protocol, Recipe, RecipeError
 from course_lib.results import (
     Result,
     ResultBusy,
@@ -84,6 +84,8 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would wait for the other's claim
         raise ResultError("a result is made by one process; for a training on several devices call experiments.train")
     protocol = protocol or next(iter(recipe.protocols))
+    if protocol not in recipe.protocols:  # no table would show the result
+        raise RecipeError(f"{recipe.name} has no protocol {protocol}; it has {', '.join(recipe.protocols)}")
     recordings = datasets.load(recipe.dataset, progress=fit_options.get("progress", True))
     folds, source = folds_of(recordings, protocol, seed), recordings.source
     if fold is not None and fold not in [split.name for split in folds]:
@@ -197,7 +199,7 @@ def _try_out(recipe: Recipe, model: torch.nn.Module, clips: Clips) -> None:
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, clips.clip_samples))
-    except (ValueError, RuntimeError) as error:
+    except UNFIT as error:
         message = f"{recipe.model.name} cannot take clips of {recipe.clip.seconds} s ({clips.clip_samples} samples)"
         raise RecipeError(f"{recipe.name}: {message}: {error}") from error
 
@@ -243,7 +245,7 @@ class _FoldRun:
     def train_and_test(self, keep_model: bool, fit_options: dict[str, Any]) -> Result:
         name, source = self.recipe.name.replace("/", "-"), self.recordings.source
         key = f"{name}-{self.recipe.hash}-{source}-{self.protocol}-{self.split.name}-{self.seed}"
-        checkpoint = settings.cache_folder() / "checkpoints" / f"{key}.safetensors"
+        checkpoint = root_of(source) / ".unfinished" / f"{key}.safetensors"
         options = {"checkpoint": checkpoint} | fit_options
         model, history, clips = train(self.recipe, self.recordings, self.split, self.seed, **options)
         rows, held_out = _sides(self.recipe, self.recordings, self.split, self.seed)

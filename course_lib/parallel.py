@@ -49,11 +49,15 @@ def missing(folder: str, only: list[str] | None = None) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.protocol.startswith("leave_one"), job.seed))
 
 
-def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, progress: bool = True) -> list[str]:
-    """Run what is missing with `workers` processes, which share the cores and the GPUs; returns what went wrong.
+def run_missing(
+    folder: str, workers: int = 1, only: list[str] | None = None, progress: bool = True
+) -> tuple[list[str], int]:
+    """Run what is missing with `workers` processes, which share the cores and the GPUs.
 
-    Stop it anywhere: what is finished is kept, what was under way goes on from its last epoch in the next call. What
-    another process is at work on is left to it. Raises RecipeError and DatasetError.
+    Returns what went wrong, and how many trainings were left to another process, which is at work on them.
+
+    Stop it anywhere: what is finished is kept, what was under way goes on from its last epoch in the next call.
+    Raises RecipeError and DatasetError.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
@@ -65,6 +69,7 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
     for number in range(workers):
         numbers.put(number)
     problems: list[str] = []
+    left = 0
     bar = tqdm(total=len(jobs), desc=f"{folder}: trainings", disable=not progress, bar_format=_BAR)
     pool = ProcessPoolExecutor(workers, spawn, _start_worker, (numbers, shares, workers, _devices(), os.getpid()))
     running: dict[Future[str], Job] = {}
@@ -79,6 +84,8 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
                     bar.set_postfix_str(f"{job}: {future.result()}")
                 except BrokenProcessPool:
                     raise
+                except experiments.ResultBusy:
+                    left += 1
                 except CourseError as error:
                     problems.append(f"{job}: {error}")
                 except Exception as error:  # such as CUDA's out of memory: the other trainings go on
@@ -94,7 +101,7 @@ def run_missing(folder: str, workers: int = 1, only: list[str] | None = None, pr
             for child in multiprocessing.active_children():
                 child.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
-    return problems
+    return problems, left
 
 
 _BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}{postfix}"
@@ -135,8 +142,6 @@ def _work(job: Job) -> str:
         [result] = experiments.run(
             recipe, job.seed, job.protocol, job.fold, wait=False, progress=False, on_epoch=report
         )
-    except experiments.ResultBusy:
-        return "left to another process"
     finally:
         shares[number] = 0.0
     return result.headline

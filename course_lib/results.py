@@ -11,10 +11,11 @@ import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from course_lib import CourseError, evaluation, settings
 from course_lib.files import write_whole
@@ -32,6 +33,19 @@ class ResultBusy(ResultError):
     """Another process is at work on this result."""
 
 
+def _fraction(value: float) -> float:
+    if value < 0 or value > 1:
+        raise ValueError("is not between 0 and 1")
+    return value
+
+
+# JSON knows no NaN, so that null is written in its place.
+Fraction = Annotated[
+    float, BeforeValidator(lambda value: math.nan if value is None else value), AfterValidator(_fraction)
+]
+Count = Annotated[int, Field(ge=0)]
+
+
 @dataclass(frozen=True)
 class Result:
     """One finished training and its test scores: what was run, on what data, by what, and which errors remain.
@@ -43,33 +57,35 @@ class Result:
     `probe` says how well features of the validation part tell groups apart (accuracy) and what guessing does (chance).
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
     recipe: str
     recipe_hash: str
     form: dict[str, Any]
     protocol: str
     fold: str
-    folds: int
-    seed: int
-    source: str
+    folds: Annotated[int, Field(ge=1)]
+    seed: Count
+    source: Literal["real", "stand-in"]
     fingerprint: str
-    train: int
-    validation: int
-    test: int
-    scores: dict[str, float]
-    per_class: dict[str, float]
-    per_group: dict[str, float]
-    group_sizes: dict[str, int]
+    train: Count
+    validation: Count
+    test: Annotated[int, Field(ge=1)]
+    scores: dict[str, Fraction]
+    per_class: dict[str, Fraction]
+    per_group: dict[str, Fraction]
+    group_sizes: dict[str, Count]
     errors: dict[str, str]
-    confusion: list[list[int]]
-    parameters: int
-    kept_epoch: int
+    confusion: list[list[Count]]
+    parameters: Count
+    kept_epoch: Count
     seconds: float
     device: str
     precision: str
-    threads: int
+    threads: Count
     versions: dict[str, str]
-    threshold: float = 0.5
-    rules: dict[str, dict[str, float]] = field(default_factory=dict)
+    threshold: Fraction = 0.5
+    rules: dict[str, dict[str, Fraction]] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -82,6 +98,9 @@ class Result:
     def path(self) -> Path:
         """Where this result is kept; stand-in results have a folder of their own."""
         return path_of(self.recipe, self.protocol, self.fold, self.seed, self.source)
+
+
+_FILE = TypeAdapter(Result)
 
 
 def root_of(source: str) -> Path:
@@ -104,10 +123,6 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, list):
         return [_without_nan(value) for value in content]
     return None if isinstance(content, float) and math.isnan(content) else content
-
-
-def _with_nan(scores: dict[str, float | None]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in scores.items()}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -191,14 +206,22 @@ def _arrays(result: Result, part: str, *names: str) -> list[np.ndarray]:
 
 
 def read(path: Path) -> Result:
-    """Read one result file. Raises ResultError naming it when it is damaged."""
+    """Read one result file. Raises ResultError naming it when it is damaged or lies in another one's place."""
     try:
-        form = json.loads(path.read_text())
-        scores = {"scores": _with_nan(form["scores"])}
-        scores |= {"rules": {rule: _with_nan(found) for rule, found in form.get("rules", {}).items()}}
-        return Result(**form | scores)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ResultError(f"{path} is damaged ({error}); delete it and run its recipe again") from None
+        result = _FILE.validate_json(path.read_bytes())
+        if math.isnan(result.scores.get("accuracy", math.nan)):
+            raise ValueError("there is no accuracy")
+        if path.resolve() != result.path.resolve():
+            raise ValueError(f"it belongs to {result.path}")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        reason = ": ".join([".".join(map(str, problem["loc"])), message] if problem["loc"] else [message])
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    else:
+        return result
+    raise ResultError(f"{path} is damaged ({reason}); delete it and run its recipe again")
 
 
 def results(

@@ -163,7 +163,7 @@ def test_a_recipe_that_cannot_be_run(
 
 
 def test_an_unknown_protocol_or_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    known = "known: origin, official, random, leave_one_speaker_out"
+    known = "mine/toy has no protocol x; it has official, leave_one_speaker_out"
     assert known in complaint(["run", str(toy), "--protocol", "x"], capsys)
     options = ["--protocol", "leave_one_speaker_out", "--fold", "dora"]
     assert "it has ann, bob, cleo" in complaint(["run", str(toy), *options], capsys)
@@ -190,7 +190,7 @@ def test_run_runs_one_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFix
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What each call of `parallel.run_missing` got; it runs nothing and finds nothing wrong."""
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(parallel, "run_missing", lambda *given: calls.append(given) or [])
+    monkeypatch.setattr(parallel, "run_missing", lambda *given: calls.append(given) or ([], 0))
     return calls
 
 
@@ -219,9 +219,17 @@ def test_run_all_takes_a_worker_a_gpu_or_as_many_as_asked_for(
 
 
 def test_run_all_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(parallel, "run_missing", lambda *_: ["one went wrong", "so did another"])
+    monkeypatch.setattr(parallel, "run_missing", lambda *_: (["one went wrong", "so did another"], 0))
     assert main(["run", "fsdd", "--all"]) == 1
     assert capsys.readouterr().err == "one went wrong\nso did another\n"
+
+
+def test_run_all_says_what_another_process_is_at_work_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parallel, "run_missing", lambda *_: ([], 3))
+    assert main(["run", "fsdd", "--all"]) == 0
+    assert capsys.readouterr().err == "fsdd: nothing is missing now, but for what another process is at work on: 3\n"
 
 
 def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,6 +251,12 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
         (
             ["run", "fsdd", "--all", "--seed", "0", "--fold", "theo", "--keep-model"],
             "CourseError: --all runs whatever is missing; --seed, --fold, --keep-model goes with one recipe",
+        ),
+        (["run", "fsdd/crnn", "--workers", "2"], "CourseError: --workers and --only go with --all"),
+        (["run", "fsdd"], "RecipeError: fsdd is a folder of recipes"),
+        (
+            ["run", "fsdd/crnn", "--protocol", "published_lists"],
+            "RecipeError: fsdd/crnn has no protocol published_lists",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def run(recipe: Recipe, **options: Any) -> list[Result]:
 def files(folder: Path) -> list[str]:
     """What is kept in a folder; the claims of processes at work are not."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return sorted(path.as_posix() for path in found if path.parts[0] != ".locks")
+    return sorted(path.as_posix() for path in found if not path.parts[0].startswith("."))
 
 
 class Fits(list[dict[str, Any]]):
@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on(fits: Fits) -> None:
     (resumed,) = run(recipe)
     assert [call["epochs"] for call in fits] == [3, 2, 1]
     assert replace(resumed, seconds=0) == replace(straight, seconds=0)
-    assert files(settings.cache_folder() / "checkpoints") == []
+    assert files(settings.results_folder() / ".unfinished") == []
 
 
 def test_an_interrupted_run_of_another_version_is_not_gone_on_with(fits: Fits) -> None:
@@ -273,6 +273,13 @@ def test_results_on_stand_ins_are_kept_apart(recordings: Recordings, monkeypatch
     assert [row["source"] for row in tables.table("fsdd")] == ["real"]
 
 
+def test_a_front_end_that_makes_no_image_is_refused_before_training(fits: Fits) -> None:
+    recipe = toy(model={"name": "CRNN", "front_end": [{"Standardise": {}}]})
+    with pytest.raises(RecipeError, match=r"fsdd/toy: CRNN cannot take clips"):
+        run(recipe)
+    assert fits == []
+
+
 def test_a_clip_that_the_model_cannot_take_is_refused_before_training(fits: Fits) -> None:
     with pytest.raises(RecipeError, match=r"fsdd/toy: SpectrogramCNN cannot take clips of 0\.02 s \(160 samples\)"):
         run(toy(clip={"seconds": 0.02}))
@@ -300,7 +307,7 @@ def test_a_model_that_cannot_be_built_is_refused_before_training(fits: Fits) -> 
 
 
 def test_unknown_protocols_and_folds_are_answered_with_the_known_ones(fits: Fits) -> None:
-    with pytest.raises(RecipeError, match="origin, official, random, leave_one_speaker_out"):
+    with pytest.raises(RecipeError, match="no protocol by_heart; it has official, leave_one_speaker_out"):
         run(toy(), protocol="by_heart")
     with pytest.raises(RecipeError, match="no fold 'dora'; it has ann, bob, cleo"):
         run(toy(), protocol="leave_one_speaker_out", fold="dora")
@@ -359,6 +366,14 @@ def test_scores_that_do_not_exist_are_null_in_the_file(kept: Path) -> None:
         lambda text: "[]",
         lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "seed"}),
         lambda text: json.dumps(json.loads(text) | {"mood": "good"}),
+        lambda text: json.dumps(json.loads(text) | {"scores": {}}),
+        lambda text: json.dumps(json.loads(text) | {"scores": {"accuracy": 9.9}}),
+        lambda text: json.dumps(json.loads(text) | {"scores": {"accuracy": None}}),
+        lambda text: json.dumps(json.loads(text) | {"test": 0}),
+        lambda text: json.dumps(json.loads(text) | {"per_group": None}),
+        lambda text: json.dumps(json.loads(text) | {"seed": "0"}),
+        lambda text: json.dumps(json.loads(text) | {"seed": 1}),  # it lies in the place of seed 0
+        lambda text: json.dumps(json.loads(text) | {"source": "stand-in"}),
     ],
 )
 def test_a_damaged_result_is_named_and_never_used(

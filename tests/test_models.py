@@ -214,6 +214,12 @@ def test_slow_batch_normalisation_moves_by_a_hundredth(slow: bool, moved: float,
     assert [(layer.momentum, layer.eps) for layer in (normalise, model.features[5])] == [(moved, epsilon)] * 2
 
 
+def test_the_power_spectrogram_cnn_takes_clips_of_its_length_only() -> None:
+    for samples in (SAMPLES - 1, SAMPLES + 1):
+        with pytest.raises(ValueError, match=f"built for clips of {SAMPLES} samples and got {samples}"):
+            PowerSpectrogramCNN(clip_samples=SAMPLES)(torch.zeros(1, samples))
+
+
 def test_with_log_it_sees_decibels() -> None:
     assert PowerSpectrogramCNN(clip_samples=SAMPLES).front_end.log
     assert not PowerSpectrogramCNN(clip_samples=SAMPLES, log=False).front_end.log

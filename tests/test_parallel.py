@@ -55,7 +55,7 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path / "mine")
 
 
-def run_missing(shelf: Shelf, workers: int) -> list[str]:
+def run_missing(shelf: Shelf, workers: int) -> tuple[list[str], int]:
     return parallel.run_missing("mine", workers, shelf.only, progress=False)
 
 
@@ -63,7 +63,7 @@ def kept() -> list[str]:
     """All files of the results folder but the claims."""
     folder = settings.results_folder()
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return sorted(path.as_posix() for path in found if path.parts[0] != ".locks")
+    return sorted(path.as_posix() for path in found if not path.parts[0].startswith("."))
 
 
 # What is missing
@@ -161,7 +161,9 @@ def test_a_worker_leaves_to_another_process_what_that_is_at_work_on(
         raise experiments.ResultBusy
 
     monkeypatch.setattr(experiments, "run", busy)
-    assert parallel._work(Job(shelf.add("one"), "official", "official", 0)) == "left to another process"
+    with pytest.raises(experiments.ResultBusy):
+        parallel._work(Job(shelf.add("one"), "official", "official", 0))
+    assert shares == [0.0, 0.0]
 
 
 def test_a_worker_trains_the_members_of_an_ensemble(shelf: Shelf, shares: list[float]) -> None:
@@ -177,7 +179,7 @@ def test_a_worker_trains_the_members_of_an_ensemble(shelf: Shelf, shares: list[f
 
 def call(shelf: Shelf) -> None:
     """The work of a parent process: exit status 0 when nothing went wrong. Each of its workers has one thread."""
-    raise SystemExit(len(run_missing(shelf, os.cpu_count() or 1)))
+    raise SystemExit(len(run_missing(shelf, os.cpu_count() or 1)[0]))
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs a system with fork")
@@ -190,7 +192,7 @@ def test_a_killed_run_is_completed_by_two_at_once(
 
     killed = fork.Process(target=call, args=(shelf,))
     killed.start()
-    while not list((settings.cache_folder() / "checkpoints").glob("[!.]*.safetensors")):  # an epoch is done
+    while not list((settings.results_folder() / ".unfinished").glob("[!.]*.safetensors")):  # an epoch is done
         killed.join(0.01)
         assert killed.is_alive()
     workers = psutil.Process(killed.pid).children(recursive=True)
@@ -220,12 +222,15 @@ def test_a_training_that_breaks_does_not_stop_the_others(shelf: Shelf, monkeypat
     def work(job: Job) -> str:
         if job.fold == "bob":
             raise RuntimeError("out of memory")
+        if job.seed == 1:
+            raise experiments.ResultBusy
         return "done"
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
     monkeypatch.setattr(parallel, "_work", work)
     shelf.add("one")
-    (problem,) = run_missing(shelf, 2)
+    (problem,), left = run_missing(shelf, 2)
+    assert left == 1  # the second seed of the official protocol
     assert problem.endswith("leave_one_speaker_out bob seed 0: RuntimeError: out of memory")
 
 
@@ -235,7 +240,7 @@ def test_two_workers_run_what_is_missing_and_report_what_cannot_be_run(shelf: Sh
     other = shelf.add("other", protocols={"official": 1}, clip={"seconds": 0.1, "hop_seconds": 0.1})
     shelf.add("both", members=[one, other], protocols={"official": 1}, clip=None, model=None, training=None)
     assert len(shelf.missing()) == 5
-    (problem,) = run_missing(shelf, 2)
+    (problem,), _ = run_missing(shelf, 2)
     assert problem.startswith(f"{shelf.folder}/impossible.yaml official official seed 0: mine/impossible: ")
     assert "StridedSampleCNN cannot take clips of 0.09 s" in problem
     results = ["both/official/official", "one/official/official", "one/random/random", "other/official/official"]
@@ -243,6 +248,6 @@ def test_two_workers_run_what_is_missing_and_report_what_cannot_be_run(shelf: Sh
     assert list(before) == [f"mine/{name}-seed0.{ending}" for name in results for ending in ("json", "npz")]
     assert shelf.missing() == ["impossible official official seed 0"]
     shelf.only = [path for path in shelf.only if "impossible" not in path]
-    assert run_missing(shelf, 2) == []
+    assert run_missing(shelf, 2) == ([], 0)
     assert {name: (settings.results_folder() / name).stat().st_mtime_ns for name in kept()} == before
     assert multiprocessing.active_children() == []

@@ -112,10 +112,11 @@ def test_the_other_protocols_do_not_depend_on_the_seed(many: Recordings) -> None
 
 @pytest.mark.parametrize("protocol", ["origin", "random"])
 def test_a_random_split_is_run_and_kept(protocol: str) -> None:
-    one, other = (run(toy(), protocol=protocol, seed=seed)[0] for seed in (0, 1))
+    recipe = toy(protocols={protocol: 2})
+    one, other = (run(recipe, seed=seed)[0] for seed in (0, 1))
     assert (one.protocol, one.fold, one.folds, one.train, one.test) == (protocol, protocol, 1, 216, 24)
     assert one.path == settings.results_folder() / f"mine/toy/{protocol}/{protocol}-seed0.json"
-    assert experiments.results(toy(), protocol) == [one, other]
+    assert experiments.results(recipe, protocol) == [one, other]
     assert set(experiments.predictions(one).index) != set(experiments.predictions(other).index)
 
 

@@ -115,6 +115,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
         recipes.load("fsdd/nonesuch")
 
 
+def test_a_folder_of_recipes_is_no_recipe() -> None:
+    with pytest.raises(RecipeError, match=r"fsdd is a folder of recipes; .* add --all"):
+        recipes.load("fsdd")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"nonesuch\.yaml"):
         recipes.load(tmp_path / "nonesuch.yaml")
@@ -179,6 +184,11 @@ def test_an_unknown_key_is_named_with_those_allowed(changes: dict[str, Any], key
         (front_end({"Nonesuch": {}}), ["model", "Nonesuch", "LogSpectrogram"]),
         (front_end({"LogSpectrogram": {"fft": 64}}), ["model", "LogSpectrogram takes no fft", "n_fft"]),
         (front_end({"LogMel": {}}), ["model", "LogMel needs sample_rate"]),
+        (front_end({"LogSpectrogram": {"n_fft": "long"}}), ["LogSpectrogram: n_fft should be a valid integer", "long"]),
+        (front_end({"LogSpectrogram": {"image_size": [64]}}), ["LogSpectrogram: image_size"]),
+        ({"model": {"name": "SpectrogramCNN", "settings": {"dropout": "1e-1"}}}, ["dropout should be a valid number"]),
+        ({"model": {"name": "DomainAdversarial"}}, ["adversarial: {weight: 1}"]),
+        ({"protocols": {"official": 1, "leave_one_device_out": 1}}, ["fsdd has no protocol leave_one_device_out"]),
         (front_end({"LogSpectrogram": {}, "Standardise": {}}), ["model", "LogSpectrogram", "Standardise"]),
         (front_end({}), ["model", "front end"]),
         (front_end("LogSpectrogram"), ["model.front_end.0"]),
@@ -220,12 +230,12 @@ def _append(path: Path, text: str) -> Path:
     "model",
     [
         {"name": "SpectrogramCNN", "settings": {"dropout": 7}},
-        {"name": "SpectrogramCNN", "settings": {"dropout": "much"}},
-        front_end({"LogSpectrogram": {"n_fft": "long"}})["model"],
+        {"name": "StridedSampleCNN", "settings": {"stride": 0}},
+        {"name": "CRNN", "settings": {"channels": []}},
     ],
 )
 def test_a_model_that_cannot_be_built_is_a_recipe_error(model: dict[str, Any], toy: Path) -> None:
-    with pytest.raises(RecipeError, match="SpectrogramCNN"):
+    with pytest.raises(RecipeError, match=f"the model {model['name']} cannot be built"):
         recipes.load(write(toy, model=model)).model.build(2)
 
 
@@ -380,7 +390,7 @@ def test_a_baseline_is_a_recipe_without_a_model(toy: Path) -> None:
     assert isinstance(prior, GroupPrior) and (prior.name, prior.protocols) == ("mine/toy", {"official": 1})
     toy.write_text(yaml.safe_dump(PRIOR | {"title": "Another"}))
     assert recipes.load(toy).hash == prior.hash
-    toy.write_text(yaml.safe_dump(PRIOR | {"dataset": "physionet2016"}))
+    toy.write_text(yaml.safe_dump(PRIOR | {"dataset": "physionet2016", "protocols": {"published_list_0": 1}}))
     assert recipes.load(toy).hash != prior.hash
     for wrong in ({"baseline": "guess"}, {"clip": {"seconds": 1}}):
         toy.write_text(yaml.safe_dump(PRIOR | wrong))

@@ -108,6 +108,20 @@ def test_a_clip_without_a_frame_left_is_too_short() -> None:
         StridedSampleCNN(clip_samples=351, stride=16)
 
 
+def test_a_bias_before_the_normalisation_changes_nothing_while_it_trains() -> None:
+    torch.manual_seed(0)
+    biased = StridedSampleCNN(dropout=0.0).train()
+    free = StridedSampleCNN(dropout=0.0, bias=False).train()
+    free.load_state_dict({name: biased.state_dict()[name] for name in free.state_dict()})
+    biases = [layer.bias for layer in biased.features.modules() if isinstance(layer, nn.Conv1d)]
+    assert sum(bias.numel() for bias in biases) == 16 + 16 + 32 + 64
+    with torch.no_grad():
+        for bias in biases:
+            bias.normal_()
+    waveforms = torch.randn(8, 18_400)
+    torch.testing.assert_close(biased(waveforms), free(waveforms), rtol=1e-3, atol=1e-4)
+
+
 def test_unscaled_is_the_same_network_fed_with_integers() -> None:
     waveforms = torch.randint(-32_768, 32_768, (3, 400)) / 32_768
     plain, unscaled = strided(), strided(unscaled=True)

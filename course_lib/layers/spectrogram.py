@@ -20,6 +20,13 @@ def require_waveforms(waveforms: Tensor, at_least: int = 1) -> None:
         raise ValueError(f"a clip of {waveforms.shape[1]} samples is too short; this layer needs {at_least}")
 
 
+def require_clips(waveforms: Tensor, samples: int) -> None:
+    """Raise ValueError unless `waveforms` is floating-point, of shape (batch, samples) with this many samples."""
+    require_waveforms(waveforms)
+    if waveforms.shape[1] != samples:
+        raise ValueError(f"this network was built for clips of {samples} samples and got {waveforms.shape[1]}")
+
+
 def sounding_length(waveforms: Tensor) -> Tensor:
     """Samples up to and including the last one that is not zero, shape (batch, 1); 0 for a silent clip."""
     position = torch.arange(1, waveforms.shape[1] + 1, device=waveforms.device)

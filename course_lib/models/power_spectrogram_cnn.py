@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from course_lib.layers import PowerSpectrogram
+from course_lib.layers.spectrogram import require_clips
 
 
 class PowerSpectrogramCNN(nn.Module):
@@ -14,7 +15,7 @@ class PowerSpectrogramCNN(nn.Module):
     128 units, dropout 0.5, a dense layer. With `log` the front end takes the logarithm of the power, else, as in the
     first experiment, it does not. `slow_batch_norm` is batch normalisation as its framework, Keras, does it:
     the running averages move by 1 % a batch and not by 10 %, so that a short training ends before they have arrived,
-    and 0.001 is added to the variance.
+    and 0.001 is added to the variance. Raises ValueError for clips of another length.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
@@ -28,6 +29,7 @@ class PowerSpectrogramCNN(nn.Module):
         front_end: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.clip_samples = clip_samples
         self.front_end = PowerSpectrogram(log=log) if front_end is None else front_end
         blocks: list[nn.Module] = []
         for channels_in, channels_out in ((1, 32), (32, 64)):
@@ -44,6 +46,7 @@ class PowerSpectrogramCNN(nn.Module):
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 128)."""
+        require_clips(waveforms, self.clip_samples)
         return self.dense(self.features(self.front_end(waveforms)[:, None]).flatten(1))
 
     def forward(self, waveforms: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from course_lib.layers.spectrogram import require_waveforms
+from course_lib.layers.spectrogram import require_clips
 
 
 def sample_level_blocks(clip_samples: int, width: int) -> nn.Sequential:
@@ -52,11 +52,11 @@ class SampleCNN(nn.Module):
         return self.classify(self.embed(waveforms))
 
 
-def strided_layers(stride: int) -> nn.Sequential:
+def strided_layers(stride: int, bias: bool = True) -> nn.Sequential:
     """The convolutions of a StridedSampleCNN: (batch, 1, samples) -> (batch, 64, frames)."""
 
     def layer(channels_in: int, channels_out: int, taps: int, stride: int = 1) -> nn.Sequential:
-        convolution = nn.Conv1d(channels_in, channels_out, taps, stride=stride)
+        convolution = nn.Conv1d(channels_in, channels_out, taps, stride=stride, bias=bias)
         return nn.Sequential(convolution, nn.BatchNorm1d(channels_out), nn.ReLU())
 
     first, second = layer(1, 16, 256, stride), layer(16, 16, 2)
@@ -67,19 +67,20 @@ class StridedSampleCNN(nn.Module):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), in frames `stride` apart, as first published.
 
     What was unusual there can be chosen: `unscaled` feeds integers up to 32,768, `sigmoid` squeezes the outputs into
-    (0, 1) before the cross-entropy. Raises ValueError for clips of another length.
+    (0, 1) before the cross-entropy, and each convolution adds a `bias` that batch normalisation takes off again. Raises
+    ValueError for clips of another length.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
 
     def __init__(
         self, n_classes: int = 10, clip_samples: int = 18_400, stride: int = 256, dropout: float = 0.6,
-        unscaled: bool = False, sigmoid: bool = False, front_end: nn.Module | None = None,
+        unscaled: bool = False, sigmoid: bool = False, bias: bool = True, front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.clip_samples, self.unscaled, self.sigmoid = clip_samples, unscaled, sigmoid
         self.front_end = nn.Identity() if front_end is None else front_end
-        self.features, frames = strided_layers(stride), frames_left(clip_samples, stride)
+        self.features, frames = strided_layers(stride, bias), frames_left(clip_samples, stride)
         self.classify = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * frames, n_classes))
 
     def forward(self, waveforms: Tensor) -> Tensor:
@@ -96,10 +97,3 @@ def frames_left(clip_samples: int, stride: int) -> int:
             f"a clip of {clip_samples} samples is too short; a stride of {stride} needs {256 + 6 * stride}"
         )
     return ((clip_samples - 256) // stride // 2 - 1) // 2
-
-
-def require_clips(waveforms: Tensor, samples: int) -> None:
-    """Raise ValueError unless `waveforms` is floating-point, of shape (batch, samples) with this many samples."""
-    require_waveforms(waveforms)
-    if waveforms.shape[1] != samples:
-        raise ValueError(f"this network was built for clips of {samples} samples and got {waveforms.shape[1]}")

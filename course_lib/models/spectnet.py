@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank, Standardise
-from course_lib.models.sample_cnn import require_clips
+from course_lib.layers.spectrogram import require_clips
 
 
 class ImageNetwork(nn.Module):

@@ -9,10 +9,10 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from torch import nn
 
 from course_lib import CourseError, layers, models
@@ -29,6 +29,15 @@ Protocol = Literal[
     "published_lists",
     "leave_one_device_out",
 ]
+# What a folder of one's own can be split by is for its owner to know.
+_PROTOCOLS = {
+    "fsdd": ("origin", "official", "random", "leave_one_speaker_out"),
+    "physionet2016": ("random", "published_list_0", "published_lists", "leave_one_device_out"),
+}
+
+
+# What models and layers raise when they are built or used in a way that they were not made for.
+UNFIT = (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError)
 
 
 class RecipeError(CourseError, ValueError):
@@ -66,6 +75,8 @@ class Model(_Form):
 
     @model_validator(mode="after")
     def _known(self) -> Model:
+        if self.name == "DomainAdversarial":
+            raise ValueError("DomainAdversarial wraps another model; name that one, and add 'adversarial: {weight: 1}'")
         _check_call(models, self.name, self.settings)
         for layer in self.front_end:
             if len(layer) != 1:
@@ -82,7 +93,7 @@ class Model(_Form):
             if calls:
                 arguments["front_end"] = nn.Sequential(*(getattr(layers, name)(**given) for name, given in calls))
             return getattr(models, self.name)(n_classes=n_classes, **arguments)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except UNFIT as error:
             raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
 
 
@@ -104,6 +115,13 @@ class _Experiment(_Form):
         if any(seeds < 1 for seeds in protocols.values()):
             raise ValueError("the number of seeds of a protocol is at least 1")
         return protocols
+
+    @model_validator(mode="after")
+    def _protocols_of_the_data(self) -> _Experiment:
+        known = _PROTOCOLS.get(self.dataset, tuple(self.protocols))
+        if strange := [name for name in self.protocols if name not in known]:
+            raise ValueError(f"{self.dataset} has no protocol {', '.join(strange)}; it has {', '.join(known)}")
+        return self
 
 
 class Recipe(_Experiment):
@@ -220,6 +238,8 @@ def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = [f"{path.parent.name}/{path.stem}" for path in sorted(FOLDER.glob("*/*.yaml"))]
+        if (FOLDER / name).is_dir():
+            raise RecipeError(f"{name} is a folder of recipes; to run whatever is missing in it, add --all")
         raise RecipeError(f"there is no recipe {name}; known: {', '.join(known)}, or the path of a .yaml file")
     try:
         form = yaml.safe_load(path.read_text())
@@ -249,9 +269,18 @@ def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
     missing = [key for key in accepted if parameters[key].default is inspect.Parameter.empty and key not in arguments]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}")
+    kinds = get_type_hints(getattr(module, name).__init__)
+    for key, value in arguments.items():
+        try:
+            # By way of JSON, which knows as little of tuples as YAML does.
+            TypeAdapter(kinds[key], config=_ANY_CLASS).validate_json(json.dumps(value, default=str), strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].replace("Input should", "should")
+            raise ValueError(f"{name}: {key} {message}, not {value!r}") from None
 
 
 _FILLED_IN = ("n_classes", "front_end")
+_ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 
 
 def _explain(file: str, kind: type[_Form], problem: Any) -> str:
