@@ -43,6 +43,7 @@ def tiny(folder: Path, tmp_path: Path) -> Entry:
         megabytes=1,
         recordings=20,
         sample_rate=8000,
+        protocols=("random",),
         class_counts={"0": 10, "1": 10},
         manifest=str(tmp_path / "tiny.sha256"),
         read=fsdd.read,

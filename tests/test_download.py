@@ -114,6 +114,7 @@ def tiny(original: Path, tmp_path: Path) -> Callable[..., Entry]:
             megabytes=1,
             recordings=8,
             sample_rate=8000,
+            protocols=("random",),
             class_counts={"0": 4, "1": 4},
             manifest=str(tmp_path / "tiny.sha256"),
             read=fsdd.read,

@@ -13,7 +13,17 @@ from course_lib.benchmarks.timing import interleaved, machine
 from course_lib.experiments import write_json
 from course_lib.layers.augmentation import Augmentation
 
-RECIPES = ("fsdd/sample_cnn", "fsdd/sample_cnn_voices", "fsdd/crnn_voices", "fsdd/log_mel_cnn_voices")
+RECIPES = (
+    "fsdd/crnn",
+    "fsdd/crnn_voices",
+    "fsdd/log_mel_cnn",
+    "fsdd/log_mel_cnn_voices",
+    "fsdd/sample_cnn",
+    "fsdd/sample_cnn_voices",
+    "fsdd/strided_sample_cnn_augmented",
+    "fsdd_mistakes/noise",
+    "fsdd_mistakes/shift",
+)
 SAMPLE_RATE = 8000
 
 

@@ -20,7 +20,8 @@ class Entry:
     `inside` is the path in there that becomes the data set's folder (`*`: all of it, or the one folder around it);
     `manifest` names a file beside this module with a hash of each recording's samples. `group_counts` are the sizes of
     the classes within each group; a recording shorter than `shortest_s` seconds is of no use. `read(folder, source)`
-    lists the recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout.
+    lists the recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout. `protocols` are
+    the ways to split it that `experiments.folds_of` knows.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Entry:
     megabytes: int
     recordings: int
     sample_rate: int
+    protocols: tuple[str, ...]
     class_counts: dict[str, int]
     manifest: str
     read: Callable[[Path, str], Recordings]
@@ -51,6 +53,7 @@ ENTRIES = {
         megabytes=16,
         recordings=3000,
         sample_rate=8000,
+        protocols=("origin", "official", "random", "leave_one_speaker_out"),
         class_counts={str(digit): 300 for digit in range(10)},
         manifest="fsdd.sha256",
         read=fsdd.read,
@@ -67,6 +70,7 @@ ENTRIES = {
         megabytes=181,
         recordings=3240,
         sample_rate=physionet2016.SAMPLE_RATE,
+        protocols=("random", "published_list_0", "published_lists", "leave_one_device_out"),
         class_counts={"normal": 2575, "abnormal": 665},
         manifest="physionet2016.sha256",
         read=physionet2016.read,
