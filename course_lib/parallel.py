@@ -38,7 +38,7 @@ def missing(folder: str, only: list[str] | None = None) -> list[Job]:
     `only` names some of the recipes. Raises RecipeError and DatasetError.
     """
     jobs = []
-    for name in only or recipes.names(folder):
+    for name in dict.fromkeys(only or recipes.names(folder)):
         recipe = recipes.load(name)
         recordings = datasets.load(recipe.dataset)
         for protocol, seeds in recipe.protocols.items():

@@ -79,7 +79,7 @@ class Result:
     confusion: list[list[Count]]
     parameters: Count
     kept_epoch: Count
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     device: str
     precision: str
     threads: Count
@@ -209,8 +209,7 @@ def read(path: Path) -> Result:
     """Read one result file. Raises ResultError naming it when it is damaged or lies in another one's place."""
     try:
         result = _FILE.validate_json(path.read_bytes())
-        if math.isnan(result.scores.get("accuracy", math.nan)):
-            raise ValueError("there is no accuracy")
+        _require_consistent(result)
         if path.resolve() != result.path.resolve():
             raise ValueError(f"it belongs to {result.path}")
     except ValidationError as error:
@@ -222,6 +221,21 @@ def read(path: Path) -> Result:
     else:
         return result
     raise ResultError(f"{path} is damaged ({reason}); delete it and run its recipe again")
+
+
+def _require_consistent(result: Result) -> None:
+    """Raise ValueError unless the counts of a result agree with one another and with its accuracy."""
+    counted = sum(map(sum, result.confusion))
+    right = sum(row[number] for number, row in enumerate(result.confusion) if number < len(row))
+    if (
+        not result.test == counted == sum(result.group_sizes.values())
+        or result.per_group.keys() != result.group_sizes.keys()
+    ):
+        raise ValueError("its counts of recordings differ")
+    if len(result.errors) != result.test - right:
+        raise ValueError(f"it names {len(result.errors)} errors and counts {result.test - right}")
+    if not math.isclose(result.scores.get("accuracy", math.nan), right / result.test, abs_tol=1e-6):
+        raise ValueError(f"its accuracy is not {right} of {result.test}")
 
 
 def results(

@@ -349,9 +349,8 @@ def test_weights_of_another_version_are_replaced() -> None:
 
 
 def test_scores_that_do_not_exist_are_null_in_the_file(kept: Path) -> None:
-    gone = replace(
-        experiments.read(kept), scores={"accuracy": 1.0, "precision": math.nan}, rules={"vote": {"f1": math.nan}}
-    )
+    whole = experiments.read(kept)
+    gone = replace(whole, scores=whole.scores | {"precision": math.nan}, rules={"vote": {"f1": math.nan}})
     experiments.write_json(kept, asdict(gone))
     form = json.loads(kept.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert form["scores"]["precision"] is None and form["rules"]["vote"]["f1"] is None
@@ -374,6 +373,13 @@ def test_scores_that_do_not_exist_are_null_in_the_file(kept: Path) -> None:
         lambda text: json.dumps(json.loads(text) | {"seed": "0"}),
         lambda text: json.dumps(json.loads(text) | {"seed": 1}),  # it lies in the place of seed 0
         lambda text: json.dumps(json.loads(text) | {"source": "stand-in"}),
+        lambda text: json.dumps(json.loads(text) | {"seconds": math.nan}),
+        lambda text: json.dumps(json.loads(text) | {"seconds": -5}),
+        lambda text: json.dumps(json.loads(text) | {"test": 5}),
+        lambda text: json.dumps(json.loads(text) | {"errors": {}}),
+        lambda text: json.dumps(json.loads(text) | {"per_group": {"nobody": 0.5}}),
+        lambda text: json.dumps(json.loads(text) | {"confusion": [[1]]}),
+        lambda text: json.dumps(json.loads(text) | {"scores": {"accuracy": 0.999}}),
     ],
 )
 def test_a_damaged_result_is_named_and_never_used(

@@ -104,6 +104,8 @@ def test_the_frames_left_are_those_that_come_out(stride: int, more: int) -> None
 
 def test_a_clip_without_a_frame_left_is_too_short() -> None:
     assert frames_left(256 + 6 * 16, 16) == 1
+    with pytest.raises(ValueError, match="a stride is at least 1, not 0"):
+        frames_left(400, 0)
     with pytest.raises(ValueError, match="351 samples is too short; a stride of 16 needs 352"):
         StridedSampleCNN(clip_samples=351, stride=16)
 

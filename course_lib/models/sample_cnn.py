@@ -92,6 +92,8 @@ class StridedSampleCNN(nn.Module):
 
 def frames_left(clip_samples: int, stride: int) -> int:
     """Frames behind `strided_layers`: a convolution of 256 samples, then twice one of 2 frames and pooling by 2."""
+    if stride < 1:
+        raise ValueError(f"a stride is at least 1, not {stride}")
     if clip_samples < 256 + 6 * stride:
         raise ValueError(
             f"a clip of {clip_samples} samples is too short; a stride of {stride} needs {256 + 6 * stride}"

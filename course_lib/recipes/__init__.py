@@ -154,7 +154,10 @@ class Recipe(_Experiment):
 
     def build(self, n_classes: int, n_groups: int | None = None) -> nn.Module:
         """The model with fresh weights and, if `adversarial`, a second head for `n_groups` groups."""
-        model = self.model.build(n_classes)
+        try:
+            model = self.model.build(n_classes)
+        except RecipeError as error:
+            raise RecipeError(f"{self.name}: {error}") from error
         if self.adversarial is None:
             return model
         return models.DomainAdversarial(model, n_groups, weight=self.adversarial.weight)
