@@ -152,7 +152,10 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(capsys: pytest.Captur
         ({"colour": "red"}, "RecipeError: toy.yaml: colour: unknown key"),
         ({"dataset": "nonesuch"}, "DatasetError: there is no data set 'nonesuch'"),
         ({"clip": {"seconds": 0.02}}, "RecipeError: mine/toy: SpectrogramCNN cannot take clips of 0.02 s"),
-        ({"model": {"name": "SpectrogramCNN", "settings": {"dropout": 7}}}, "RecipeError: mine/toy: the model SpectrogramCNN"),
+        (
+            {"model": {"name": "SpectrogramCNN", "settings": {"dropout": 7}}},
+            "RecipeError: mine/toy: the model Spectrogram",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_run(

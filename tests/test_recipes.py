@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -113,6 +113,11 @@ def test_models_are_built_with_fresh_weights(toy: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"no recipe fsdd/nonesuch; known: .*fsdd/spectrogram_cnn"):
         recipes.load("fsdd/nonesuch")
+
+
+def test_the_protocols_of_a_data_set_are_known_ones() -> None:
+    for entry in ENTRIES.values():
+        assert entry.protocols and set(entry.protocols) <= set(get_args(recipes.Protocol))
 
 
 def test_a_folder_of_recipes_is_no_recipe() -> None:
