@@ -55,9 +55,8 @@ def run_missing(
     """Run what is missing with `workers` processes, which share the cores and the GPUs.
 
     Returns what went wrong, and how many trainings were left to another process, which is at work on them.
-
-    Stop it anywhere: what is finished is kept, what was under way goes on from its last epoch in the next call.
-    Raises RecipeError and DatasetError.
+    Stop it anywhere: what is finished is kept, what was under way goes on from its last epoch in the next call. Raises
+    RecipeError and DatasetError.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """

@@ -214,8 +214,8 @@ def read(path: Path) -> Result:
             raise ValueError(f"it belongs to {result.path}")
     except ValidationError as error:
         problem = error.errors()[0]
-        message = problem["msg"].removeprefix("Value error, ")
-        reason = ": ".join([".".join(map(str, problem["loc"])), message] if problem["loc"] else [message])
+        place, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        reason = f"{place}: {message}" if place else message
     except (OSError, ValueError) as error:
         reason = str(error)
     else:

@@ -18,12 +18,12 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Folder for what can be made again (decoded audio, stand-ins, checkpoints): `COURSE_CACHE`, or `data/cache/`."""
+    """Folder for what can be made again (decoded audio, stand-ins): `COURSE_CACHE`, or `data/cache/`."""
     return Path(os.environ.get("COURSE_CACHE") or CHECKOUT / "data" / "cache").expanduser().resolve()
 
 
 def results_folder() -> Path:
-    """Folder with one JSON a finished run: `COURSE_RESULTS`, or `results/` in the checkout."""
+    """Folder of finished runs, a JSON each, and unfinished ones: `COURSE_RESULTS`, or `results/` in the checkout."""
     return Path(os.environ.get("COURSE_RESULTS") or CHECKOUT / "results").expanduser().resolve()
 
 
