@@ -84,7 +84,7 @@ class Result:
     precision: str
     threads: Count
     versions: dict[str, str]
-    threshold: Fraction = 0.5
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     rules: dict[str, dict[str, Fraction]] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
 

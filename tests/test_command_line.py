@@ -257,6 +257,7 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
         ),
         (["run", "fsdd/crnn", "--workers", "2"], "CourseError: --workers and --only go with --all"),
         (["run", "fsdd"], "RecipeError: fsdd is a folder of recipes"),
+        (["run", "/"], "RecipeError: there is no recipe /;"),
         (
             ["run", "fsdd/crnn", "--protocol", "published_lists"],
             "RecipeError: fsdd/crnn has no protocol published_lists",

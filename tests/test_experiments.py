@@ -375,6 +375,7 @@ def test_scores_that_do_not_exist_are_null_in_the_file(kept: Path) -> None:
         lambda text: json.dumps(json.loads(text) | {"source": "stand-in"}),
         lambda text: json.dumps(json.loads(text) | {"seconds": math.nan}),
         lambda text: json.dumps(json.loads(text) | {"seconds": -5}),
+        lambda text: json.dumps(json.loads(text) | {"threshold": None}),
         lambda text: json.dumps(json.loads(text) | {"test": 5}),
         lambda text: json.dumps(json.loads(text) | {"errors": {}}),
         lambda text: json.dumps(json.loads(text) | {"per_group": {"nobody": 0.5}}),

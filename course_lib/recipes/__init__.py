@@ -239,7 +239,7 @@ def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = [f"{path.parent.name}/{path.stem}" for path in sorted(FOLDER.glob("*/*.yaml"))]
-        if (FOLDER / name).is_dir():
+        if name in {recipe.split("/")[0] for recipe in known}:
             raise RecipeError(f"{name} is a folder of recipes; to run whatever is missing in it, add --all")
         raise RecipeError(f"there is no recipe {name}; known: {', '.join(known)}, or the path of a .yaml file")
     try:
