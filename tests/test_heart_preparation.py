@@ -72,6 +72,14 @@ def test_a_spike_across_two_windows_goes_whole() -> None:
     assert remove_spikes(waveform, 1000)[4498:4503].abs().max() == 0
 
 
+@pytest.mark.parametrize("seconds", [7, 8, 100])
+def test_zeros_behind_a_heart_do_not_make_its_beats_spikes(seconds: float) -> None:
+    sound = tone(50)
+    sound[4005] = 9
+    longer = torch.cat([sound, torch.zeros(1000 * seconds, dtype=torch.float64)])
+    assert torch.equal(remove_spikes(longer, 1000)[: len(sound)], remove_spikes(sound, 1000))
+
+
 def spikes_removed_by_the_book(samples: np.ndarray, window: int) -> np.ndarray:
     """The steps of Schmidt et al. 2010, one after the other."""
     samples = samples.copy()

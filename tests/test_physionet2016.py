@@ -296,7 +296,46 @@ def test_a_swapped_label_is_noticed_by_the_counts(entry: Entry, folder: Path) ->
         "class normal has 10 recordings instead of 9",
         "group c has 2 normal recordings instead of 1",
         "group c has 0 abnormal recordings instead of 1",
+        "1 not labelled as published: c0001",
     ]
+
+
+def test_labels_exchanged_within_a_device_are_noticed(entry: Entry, folder: Path) -> None:
+    (folder / "training-c" / "REFERENCE.csv").write_text("c0001,-1\nc0002,1\n")
+    assert check(entry, progress=False) == ["2 not labelled as published: c0001, c0002"]
+
+
+def test_a_header_file_that_contradicts_the_label_is_named(entry: Entry, folder: Path) -> None:
+    for name, comment in (("c0001", "# Normal"), ("c0002", "# Normal"), ("b0001", "# Abnormal"), ("b0002", "# 12 s")):
+        header = f"{name} 1 2000 6000\n{name}.wav 16+44 1 16 0 0 0 0 PCG\n{comment}\n"
+        (folder / f"training-{name[0]}" / f"{name}.hea").write_text(header)
+    assert check(entry, progress=False) == ["2 labelled otherwise in their .hea file: b0001, c0001"]
+
+
+def test_lists_and_flags_other_than_published_are_named(
+    entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {"flagged": {"e0001"}, **{f"list_{number}": {"a0001", "e0001"} for number in range(3)}}
+    monkeypatch.setattr(physionet2016, "_published", lambda: published | {"list_3": {"a0001", "z9999"}})
+    names = "a0002 a0003 b0001 b0002 b0003 c0001 c0002 d0001 d0002 e0002 e0003 e0004 f0001 f0002"
+    write_lists(folder, 0, names, "a0001 e0001")
+    write_lists(folder, 1, f"{names} a0001", "e0001")
+    write_lists(folder, 3, "a0001", "a0002")
+    assert check(entry, progress=False) == [
+        "2 flagged otherwise than published: e0001, e0002",
+        "1 on another side of list 1 than published: a0001",
+        "1 on another side of list 2 than published: e0002",
+    ]
+
+
+def test_a_recording_in_two_folders_is_named_with_all_else(entry: Entry, folder: Path) -> None:
+    shutil.copy(folder / "training-c" / "c0001.wav", folder / "training-b")
+    append(folder / "training-b" / "REFERENCE.csv", "c0001,1")
+    shutil.rmtree(folder / "training-d")
+    append(folder / "training-f" / "REFERENCE.csv", "f0001,7")
+    problems = check(entry, progress=False)
+    for expected in ("c0001 is in several folders: training-b, training-c", "training-d is missing", "'f0001,7'"):
+        assert any(expected in problem for problem in problems), expected
 
 
 def test_the_check_without_samples_spares_the_manifest(entry: Entry) -> None:

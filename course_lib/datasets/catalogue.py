@@ -18,10 +18,11 @@ class Entry:
     `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included, unpacked into one folder; an
     address may end in `#sha256=HEX`, or in `#sha256sums` where a file SHA256SUMS.txt beside the archive lists it.
     `inside` is the path in there that becomes the data set's folder (`*`: all of it, or the one folder around it);
-    `manifest` names a file beside this module with a hash of each recording's samples. `group_counts` are the sizes of
-    the classes within each group; a recording shorter than `shortest_s` seconds is of no use. `read(folder, source)`
-    lists the recordings, `write_stand_in(folder, progress=...)` makes replacements in the same layout. `protocols` are
-    the ways to split it that `experiments.folds_of` knows.
+    `manifest` names a file beside this module with the label of each recording and a hash of its samples.
+    `group_counts` are the sizes of the classes within each group; a recording shorter than `shortest_s` seconds is of
+    no use. `read(folder, source)` lists the recordings, `differences(recordings)` tells what else in that list is not
+    as published, `write_stand_in(folder, progress=...)` makes replacements in the same layout. `protocols` are the
+    ways to split it that `experiments.folds_of` knows.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Entry:
     write_stand_in: Callable[..., None]
     group_counts: dict[str, dict[str, int]] = field(default_factory=dict)
     shortest_s: float = 0.0
+    differences: Callable[[Recordings], list[str]] = lambda _: []
 
 
 ENTRIES = {
@@ -84,6 +86,7 @@ ENTRIES = {
             "f": {"normal": 80, "abnormal": 34},
         },
         shortest_s=physionet2016.SHORTEST_S,
+        differences=physionet2016.differences,
     ),
 }
 

@@ -1,6 +1,6 @@
 """Whether the recordings on disk are the published ones, sample by sample.
 
-A manifest is a text file with a line `HASH  RECORDING` for every recording, sorted by recording.
+A manifest is a text file with a line `HASH  LABEL  RECORDING` for every recording, sorted by recording.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True
     """List what is wrong with a data set, given by name or as an entry; the list is empty when all is well.
 
     `folder` is the data set's own folder, `COURSE_DATA/name` unless given. Compares the number of recordings, the
-    size of the classes, every sample rate (Hz) and, with the manifest, the samples of every recording; tells flat
-    lines and what is too short to be of use. `samples=False` leaves the manifest out, for an archive that a checksum
-    vouches for. Bad data never raise; an unknown name raises DatasetError.
+    size of the classes, every sample rate (Hz) and, with the manifest, the label and the samples of every recording;
+    tells flat lines and what is too short to be of use. `samples=False` leaves the manifest out, for an archive that a
+    checksum vouches for. Bad data never raise; an unknown name raises DatasetError.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -42,7 +42,7 @@ def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True
         recordings = error.sound
     except (DatasetError, OSError, ValueError, LookupError) as error:
         return [_shorten(error, folder)]
-    problems += _count(known, recordings)
+    problems += _count(known, recordings) + known.differences(recordings)
     hashes, rates, unreadable, flat, short = {}, [], [], [], []
     rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
     for name, path in tqdm(rows, f"checking {known.name}", len(recordings), disable=not progress, delay=2):
@@ -61,7 +61,8 @@ def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True
             unreadable.append(f"{name} ({_shorten(error, folder)})")
     problems += _listed(f"not at {known.sample_rate} Hz", rates) + _listed("unreadable", unreadable)
     problems += _listed("flat lines", flat) + _listed(f"shorter than {known.shortest_s:g} s", short)
-    return problems + (_compare(known, hashes) if samples else [])
+    labels = dict(zip(recordings.table["recording"], recordings.table["label"], strict=True))
+    return problems + (_compare(known, hashes, labels) if samples else [])
 
 
 def fingerprint(waveform: Tensor) -> str:
@@ -74,8 +75,8 @@ def write_manifest(wanted: str | Entry, folder: Path, manifest: Path) -> None:
     known = wanted if isinstance(wanted, Entry) else entry(wanted)
     table = known.read(folder, "real").table.sort_values("recording")
     lines = [
-        f"{fingerprint(audio.read(path))}  {name}\n"
-        for name, path in zip(table["recording"], table["path"], strict=True)
+        f"{fingerprint(audio.read(path))}  {label}  {name}\n"
+        for name, label, path in zip(table["recording"], table["label"], table["path"], strict=True)
     ]
     manifest.write_text("".join(lines), encoding="utf-8", newline="\n")
 
@@ -97,18 +98,19 @@ def _count(known: Entry, recordings: Recordings) -> list[str]:
     return problems
 
 
-def _compare(known: Entry, hashes: dict[str, str | None]) -> list[str]:
+def _compare(known: Entry, hashes: dict[str, str | None], labels: dict[str, int]) -> list[str]:
     manifest = Path(__file__).parent / known.manifest
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
-        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        published = {name: (digest, int(label)) for digest, label, name in (line.split("  ", 2) for line in lines)}
     except (OSError, ValueError) as error:
         return [f"the manifest {manifest} cannot be read ({error}); install the course again"]
-    different = [name for name in hashes if hashes[name] and name in expected and hashes[name] != expected[name]]
+    both = [name for name in hashes if name in published]
     return (
-        _listed("missing", sorted(expected.keys() - hashes.keys()))
-        + _listed("unknown", sorted(hashes.keys() - expected.keys()))
-        + _listed("different from the published ones", different)
+        _listed("missing", sorted(published.keys() - hashes.keys()))
+        + _listed("unknown", sorted(hashes.keys() - published.keys()))
+        + _listed("different from the published ones", [n for n in both if hashes[n] not in (None, published[n][0])])
+        + _listed("not labelled as published", [name for name in both if labels[name] != published[name][1]])
     )
 
 

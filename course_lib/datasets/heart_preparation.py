@@ -52,14 +52,19 @@ class HeartPreparation(BaseModel):
             )
         if self.first_s is not None:
             waveform = waveform[: round(self.first_s * self.from_rate)]
+        _require_sound(waveform)
         # In double precision the samples are the same on every machine once they are rounded to 16 bits.
         waveform = audio.resample(waveform.double(), self.from_rate, self.sample_rate)
         waveform = band_pass(waveform, self.sample_rate, self.low_hz, self.high_hz)
         if self.spikes_removed:
             waveform = remove_spikes(waveform, self.sample_rate)
-        if waveform.std() < _FLAT:
-            raise audio.AudioError("is a flat line without a heart sound; take it out of the data")
+        _require_sound(waveform)
         return normalise(waveform).float()
+
+
+def _require_sound(waveform: Tensor) -> None:
+    if waveform.std() < _FLAT:
+        raise audio.AudioError("is a flat line without a heart sound; take it out of the data")
 
 
 def prepared(recordings: Recordings, preparation: HeartPreparation | None = None) -> Recordings:
@@ -93,7 +98,8 @@ def remove_spikes(waveform: Tensor, sample_rate: int, window_s: float = 0.5, tim
     """Silence the half-waves of (samples,) that tower over the rest, such as a finger knocking on the stethoscope.
 
     While the peak of a window of `window_s` seconds is over `times` the median of all windows' peaks, the highest one
-    is silenced from the zero crossing before it to the one after it.
+    is silenced from the zero crossing before it to the one after it. Where no more than half of the
+    windows sound, as in a recording filled up with zeros, the median is that of those.
     Source: Schmidt et al. 2010, doi:10.1088/0967-3334/31/4/004.
 
     Notebook: 05_heart_sounds_physionet
@@ -103,9 +109,12 @@ def remove_spikes(waveform: Tensor, sample_rate: int, window_s: float = 0.5, tim
     window = round(window_s * sample_rate)
     starts = np.arange(0, len(samples), window)
     peaks = np.maximum.reduceat(level, starts)
+    counted = peaks > _FLAT
+    if 2 * counted.sum() > len(peaks) or not counted.any():
+        counted[:] = True
     # A half-wave goes from one edge to the next.
     edges = np.concatenate([[0], 1 + np.flatnonzero(np.diff(np.signbit(samples))), [len(samples)]])
-    while peaks.max() > times * np.median(peaks):
+    while peaks.max() > times * np.median(peaks[counted]):
         highest = starts[np.argmax(peaks)]
         top = highest + np.argmax(level[highest : highest + window])
         after = np.searchsorted(edges, top, side="right")

@@ -54,18 +54,20 @@ def read(folder: Path, source: str) -> Recordings:
         rows += found
         problems += faults
     table = pd.DataFrame(rows, columns=["recording", "path", "label", "group", "quality"])
+    for name, places in table[table["recording"].duplicated(keep=False)].groupby("recording")["group"]:
+        problems.append(f"{name} is in several folders: {', '.join(f'training-{letter}' for letter in places)}")
+    table = table.drop_duplicates("recording")
     names = set(table["recording"])
-    ours = {name: listed for name, listed in _published().items() if listed <= names}
-    flagged = _flagged(folder, ours.get("flagged"))
+    published = _published()["flagged"]
+    flagged = _flagged(folder, published if published <= names else None)
     table["flagged"] = table["recording"].isin(flagged)
     if unknown := sorted(flagged - names):
         problems.append(f"{FLAGGED_FILE} names unknown recordings: {first_few(unknown)}")
     for number in LISTS:
         sides, faults = _read_list(folder, number, names)
         problems += faults
-        if not sides and not faults and f"list_{number}" in ours:
-            test = ours[f"list_{number}"]
-            sides = dict.fromkeys(names - test - flagged, "train") | dict.fromkeys(test, "test")
+        if not sides and not faults:
+            sides = _published_sides(number, names, flagged)
         if sides:
             table[f"list_{number}"] = table["recording"].map(sides).fillna("")
     sound = Recordings("physionet2016", table, CLASS_NAMES, SAMPLE_RATE, source) if rows else None
@@ -89,6 +91,32 @@ def published_lists(recordings: Recordings) -> list[Split]:
             "stratified_folds"
         )
     return [splits.official(recordings, f"list_{number}") for number in LISTS]
+
+
+def differences(recordings: Recordings) -> list[str]:
+    """What a data set tells otherwise than published: its lists and flags, and labels beside those of .hea files.
+
+    A header file `{recording}.hea` may end in the comment Normal or Abnormal; nothing else reads it. Lists and flags
+    are only compared where all their recordings are there.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    table = recordings.table.set_index("recording")
+    headers = {name: _header_label(Path(path).with_suffix(".hea")) for name, path in table["path"].items()}
+    others = {
+        "labelled otherwise in their .hea file": {
+            name for name, label in headers.items() if label not in (None, table["label"][name])
+        }
+    }
+    names, unusable = set(table.index), _published()["flagged"]
+    if unusable <= names:
+        others["flagged otherwise than published"] = unusable ^ set(table.index[table["flagged"]])
+    for number in LISTS:
+        sides, listed = _published_sides(number, names, unusable), table.get(f"list_{number}")
+        if sides and listed is not None:
+            wrong = {name for name in names if listed[name] != sides.get(name, "")}
+            others[f"on another side of list {number} than published"] = wrong
+    return [f"{len(wrong)} {what}: {first_few(sorted(wrong))}" for what, wrong in others.items() if wrong]
 
 
 def data_table(recordings: Recordings) -> pd.DataFrame:
@@ -170,6 +198,25 @@ def _published() -> dict[str, set[str]]:
     """The flagged recordings and the test sides of the fold lists, by name; a list trains on all others not flagged."""
     lines = Path(__file__).with_name("physionet2016.lists").read_text().splitlines()
     return {name: set(listed) for name, *listed in (line.split() for line in lines)}
+
+
+def _published_sides(number: int, names: set[str], flagged: set[str]) -> dict[str, str]:
+    """The side of each recording in a list that comes with the course; nothing where one of its recordings is missing.
+
+    Flagged recordings can be on the test side: whoever uses a list leaves them out.
+    """
+    test = _published()[f"list_{number}"]
+    return dict.fromkeys(names - test - flagged, "train") | dict.fromkeys(test, "test") if test <= names else {}
+
+
+def _header_label(path: Path) -> int | None:
+    """The label in the comments of a WFDB header file; None where it tells none, or is not there."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    comments = [line.lstrip("# ").strip().lower() for line in lines if line.startswith("#")]
+    return next((CLASS_NAMES.index(comment) for comment in reversed(comments) if comment in CLASS_NAMES), None)
 
 
 def _flagged(folder: Path, published: set[str] | None) -> set[str]:
