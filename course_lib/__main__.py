@@ -89,6 +89,7 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
     if not options.or_stand_in:
         print(f"{options.name} is in {datasets.fetch(options.name)}")
+        print(f"Whether it is complete and as published: python -m course_lib data check {options.name}")
         return
     recordings = datasets.load(options.name)
     print(f"{options.name}: {len(recordings)} recordings, {recordings.source} data")

@@ -23,10 +23,11 @@ def table(folder: str, source: str = "real") -> list[dict[str, Any]]:
 
     Between two classes a row has `scores`, means over the seeds, and the interval is that of MAcc, over the recordings
     of each class. `per_group` is the MAcc on each device and `per_group_interval` its interval, None where a device has
-    one class only. `probe` has how well the features of held-out recordings of the training side tell devices apart
-    (accuracy, balanced; chance), or is None. Under leave_one_device_out the scores are means over the devices; under
-    the other protocols all test recordings of a seed count together. `leaky` marks the protocols of the origins, whose
-    test side was watched.
+    one class only. `probe` has how well the features of held-out recordings of the training side (under
+    published_list_0, which holds none out, of the test side) tell devices apart (accuracy, balanced; chance), or is
+    None. Under leave_one_device_out the scores are means over the devices, precision over those where anything was
+    called class 1; under the other protocols all test recordings of a seed count together. `leaky` marks the protocols
+    of the origins, whose test side was watched.
 
     Notebook: 02_spoken_digits_cnn
     """
