@@ -98,8 +98,8 @@ def remove_spikes(waveform: Tensor, sample_rate: int, window_s: float = 0.5, tim
     """Silence the half-waves of (samples,) that tower over the rest, such as a finger knocking on the stethoscope.
 
     While the peak of a window of `window_s` seconds is over `times` the median of all windows' peaks, the highest one
-    is silenced from the zero crossing before it to the one after it. Where no more than half of the
-    windows sound, as in a recording filled up with zeros, the median is that of those.
+    is silenced from the zero crossing before it to the one after it. Where no more than half of the windows sound, as
+    in a recording filled up with zeros, the median is that of those.
     Source: Schmidt et al. 2010, doi:10.1088/0967-3334/31/4/004.
 
     Notebook: 05_heart_sounds_physionet
