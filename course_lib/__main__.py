@@ -75,10 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _data_list(options: argparse.Namespace) -> None:
-    from course_lib import datasets, settings
+    from course_lib import datasets, environment
 
     for entry in datasets.ENTRIES.values():
-        place = settings.data_folder() / entry.name
+        place = environment.data_folder() / entry.name
         where = f"in {place}" if place.is_dir() else "not on this disk"
         size = f"{entry.recordings} recordings, {entry.megabytes} MB"
         print(f"{entry.name:16} {entry.title}, {size}, {entry.licence}; {where}")
@@ -154,7 +154,7 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from course_lib.benchmarks import augmentation, gammatone
+    from tools.benchmarks import augmentation, gammatone
 
     {"augmentation": augmentation, "gammatone": gammatone}[options.name].run(options.quick)
 

@@ -20,7 +20,7 @@ from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from torch import Tensor
 
-from course_lib import audio, evaluation, settings
+from course_lib import audio, environment, evaluation
 from course_lib.datasets import Recordings
 from course_lib.files import write_whole
 from course_lib.layers import MFCC
@@ -38,10 +38,10 @@ def use_course_style() -> None:
 
 def save(figure: Figure, name: str, source: str = "real") -> None:
     """Write a figure to `media/{name}.png`, unless it shows stand-in data or the profile is smoke."""
-    if source == "real" and settings.profile() != "smoke":
+    if source == "real" and environment.profile() != "smoke":
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        write_whole(settings.CHECKOUT / "media" / f"{name}.png", small_png(buffer.getvalue()))
+        write_whole(environment.CHECKOUT / "media" / f"{name}.png", small_png(buffer.getvalue()))
 
 
 def small_png(png: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from IPython.display import Audio, display
 from torch import Tensor
 
-from course_lib import figures, settings
+from course_lib import environment, figures
 from course_lib.datasets import Recordings
 
 
@@ -15,8 +15,8 @@ def start() -> None:
     Notebook: 01_waveforms_and_spectrograms
     """
     figures.use_course_style()
-    if settings.profile() != "laptop":
-        print(f"Profile {settings.profile()}: this run is not the one the text of the lesson was written for.")
+    if environment.profile() != "laptop":
+        print(f"Profile {environment.profile()}: this run is not the one the text of the lesson was written for.")
 
 
 def announce(recordings: Recordings) -> None:
@@ -50,7 +50,7 @@ def play(waveform: Tensor, sample_rate: int, recording: bool = False) -> None:
     peak = float(waveform.abs().max())
     if peak > 1:
         raise ValueError(f"the waveform reaches {peak:.2f} and would clip at 1; make it softer before playing it")
-    if recording and settings.publishing():
+    if recording and environment.publishing():
         print("(run this cell to hear the recording)")
         return
     player = Audio(waveform.cpu().numpy(), rate=sample_rate, normalize=False)

@@ -10,13 +10,13 @@ import pytest
 import soundfile as sf
 import torch
 
-from course_lib import settings
+from course_lib import environment
 from course_lib.datasets import fsdd
 from course_lib.datasets.recordings import Recordings
 
 SPEAKERS = ("ann", "bob", "cleo")
 TAKES = 8  # 0-4 are the published test side
-USERS_DATA = settings.data_folder()
+USERS_DATA = environment.data_folder()
 
 hypothesis.settings.register_profile("course", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("course")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.clips import Clips
-from course_lib.evaluation.probe import probe
+from course_lib.evaluation.probes import probe
 from course_lib.layers import GradientReversal
 from course_lib.models import CRNN, DomainAdversarial, LeanSpectNet, LogMelCNN, SampleCNN, SpectNet
 from course_lib.training import History, Settings, TrainingError, fit

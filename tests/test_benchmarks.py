@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import figures, layers, recipes, settings
+from course_lib import environment, figures, layers, recipes
 from course_lib.__main__ import main
-from course_lib.benchmarks import gammatone
-from course_lib.benchmarks.timing import Timings, interleaved, peak_bytes, saved_bytes
+from tools.benchmarks import gammatone
+from tools.benchmarks.timing import Timings, interleaved, peak_bytes, saved_bytes
 from course_lib.layers.augmentation import Augmentation
 
 
@@ -64,11 +64,11 @@ def test_the_command_measures_and_writes(monkeypatch: pytest.MonkeyPatch, capsys
     assert main(["benchmark", "gammatone", "--quick"]) == 0
     said = capsys.readouterr().out
     assert "no_such_package is not installed" in said and "time grows with length to the power" in said
-    report = json.loads((settings.cache_folder() / "benchmarks" / "gammatone-cpu.json").read_text())
+    report = json.loads((environment.cache_folder() / "benchmarks" / "gammatone-cpu.json").read_text())
     rows = {row["candidate"]: row for row in report["cases"][0]["rows"]}
     assert rows[gammatone.OURS]["step_to_ours"] == 1
     assert rows[gammatone.OURS]["saved_mb"] < rows[gammatone.PUBLISHED]["saved_mb"]
-    assert not list(settings.results_folder().iterdir())
+    assert not list(environment.results_folder().iterdir())
     figure = figures.benchmark(report, gammatone.OURS)
     assert len(figure.axes) == 2
 
@@ -81,7 +81,7 @@ def test_what_is_too_large_says_so() -> None:
 def test_augmentation_is_measured_against_its_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "augmentation", "--quick"]) == 0
     assert "fsdd/sample_cnn, 4 clips: augmentation" in capsys.readouterr().out
-    (path,) = (settings.cache_folder() / "benchmarks").glob("augmentation-*.json")
+    (path,) = (environment.cache_folder() / "benchmarks").glob("augmentation-*.json")
     for row in json.loads(path.read_text())["recipes"]:
         random = [name for layer in recipes.load(row["recipe"]).model.front_end for name in layer]
         assert set(row["layers_ms"]) == {name for name in random if issubclass(getattr(layers, name), Augmentation)}

@@ -25,7 +25,7 @@ from course_lib.audio import AudioError
 from course_lib.clips import Clips
 from course_lib.datasets import DatasetError, Recordings, decoded
 from course_lib.datasets.decoded import LONGEST_CLIP_S, decode
-from course_lib.settings import cache_folder
+from course_lib.environment import cache_folder
 
 RATE = 1000
 LENGTHS = (1, 40, 99, 100, 101, 250, 400)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from course_lib import experiments, parallel, recipes, settings
+from course_lib import environment, experiments, parallel, recipes
 from course_lib.__main__ import main
 
 FORM = {
@@ -89,7 +89,7 @@ def test_a_command_that_is_not_complete_shows_how_it_is_used(
 def test_it_starts_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "course_lib", "--help"],
-        cwd=settings.CHECKOUT,
+        cwd=environment.CHECKOUT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -179,7 +179,7 @@ def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: 
     assert len(lines) == 4
     for line, place in zip(lines, places, strict=True):
         assert line.startswith(f"mine/toy {place} seed 3: accuracy ") and line.endswith(" (real data)")
-    kept = settings.results_folder() / "mine/toy/official/official-seed3.json"
+    kept = environment.results_folder() / "mine/toy/official/official-seed3.json"
     assert json.loads(kept.read_text())["seed"] == 3
     assert experiments.load_model(recipes.load(toy), "official", "official", seed=3) is not None
 
@@ -237,10 +237,10 @@ def test_run_all_says_what_another_process_is_at_work_on(
 
 def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(toy)]) == 0
-    before = {path: path.stat().st_mtime_ns for path in settings.results_folder().rglob("*.json")}
+    before = {path: path.stat().st_mtime_ns for path in environment.results_folder().rglob("*.json")}
     assert len(before) == 4
     assert main(["run", "mine", "--all", "--only", str(toy)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in settings.results_folder().rglob("*.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in environment.results_folder().rglob("*.json")} == before
     assert "mine: nothing is missing now" in capsys.readouterr().err
 
 
@@ -278,7 +278,7 @@ def test_the_help_of_run_names_its_options(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_damaged_result_is_named(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = settings.results_folder() / "mine/toy/official/official-seed0.json"
+    path = environment.results_folder() / "mine/toy/official/official-seed0.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
     said = complaint(["run", str(toy), "--protocol", "official"], capsys)

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from course_lib import datasets, evaluation, experiments, recipes, settings, tables, training
+from course_lib import datasets, environment, evaluation, experiments, recipes, tables, training
 from course_lib.clips import Clips
 from course_lib.datasets.recordings import Recordings
 from course_lib.experiments import Result, ResultError
-from course_lib.recipes import Recipe, RecipeError
+from course_lib.experiments.recipe import Recipe, RecipeError
 from course_lib.training import History, Settings
 
 FORM = {
@@ -95,7 +95,7 @@ def toy_files(tmp_path_factory: pytest.TempPathFactory, fsdd_folder: Path) -> di
 @pytest.fixture
 def kept(toy_files: dict[str, bytes]) -> Path:
     """A result of the toy recipe in its place, with its predictions."""
-    path = settings.results_folder() / "fsdd/toy/official/official-seed0.json"
+    path = environment.results_folder() / "fsdd/toy/official/official-seed0.json"
     path.parent.mkdir(parents=True)
     for ending, content in toy_files.items():
         path.with_suffix(ending).write_bytes(content)
@@ -105,8 +105,8 @@ def kept(toy_files: dict[str, bytes]) -> Path:
 def test_the_official_protocol_keeps_one_result(recordings: Recordings) -> None:
     (result,) = run(toy())
     place = "fsdd/toy/official/official-seed0"
-    assert files(settings.results_folder()) == [f"{place}.json", f"{place}.npz"]
-    assert result.path == settings.results_folder() / "fsdd/toy/official/official-seed0.json"
+    assert files(environment.results_folder()) == [f"{place}.json", f"{place}.npz"]
+    assert result.path == environment.results_folder() / "fsdd/toy/official/official-seed0.json"
     assert experiments.read(result.path) == result
     assert (result.recipe, result.recipe_hash) == ("fsdd/toy", toy().hash)
     assert Recipe.model_validate(result.form) == toy()
@@ -140,14 +140,14 @@ def test_leaving_one_speaker_out_keeps_a_result_each() -> None:
     assert [result.fold for result in found] == SPEAKERS
     assert all((result.folds, result.train, result.test, result.seed) == (3, 160, 80, 4) for result in found)
     assert all(list(result.per_group) == [result.fold] for result in found)
-    folder = settings.results_folder() / "fsdd/toy/leave_one_speaker_out"
+    folder = environment.results_folder() / "fsdd/toy/leave_one_speaker_out"
     assert files(folder) == [f"{name}-seed4.{ending}" for name in SPEAKERS for ending in ("json", "npz")]
     assert experiments.results(toy(), "leave_one_speaker_out") == found
 
 
 def test_results_of_whole_seeds_alone(kept: Path) -> None:
     whole = experiments.read(kept)
-    folder = settings.results_folder() / "fsdd/toy/leave_one_speaker_out"
+    folder = environment.results_folder() / "fsdd/toy/leave_one_speaker_out"
     for seed, speakers in ((0, SPEAKERS), (1, SPEAKERS[:2])):
         for name in speakers:
             one = replace(whole, protocol="leave_one_speaker_out", fold=name, folds=3, seed=seed)
@@ -203,12 +203,12 @@ def test_an_interrupted_run_goes_on(fits: Fits) -> None:
     fits.stop_after = 2
     with pytest.raises(KeyboardInterrupt):
         run(recipe)
-    assert files(settings.results_folder()) == []
+    assert files(environment.results_folder()) == []
     fits.stop_after = None
     (resumed,) = run(recipe)
     assert [call["epochs"] for call in fits] == [3, 2, 1]
     assert replace(resumed, seconds=0) == replace(straight, seconds=0)
-    assert files(settings.results_folder() / ".unfinished") == []
+    assert files(environment.results_folder() / ".unfinished") == []
 
 
 def test_an_interrupted_run_of_another_version_is_not_gone_on_with(fits: Fits) -> None:
@@ -260,8 +260,8 @@ def test_results_on_stand_ins_are_kept_apart(recordings: Recordings, monkeypatch
     monkeypatch.setattr(datasets, "load", lambda name, progress: replace(recordings, source="stand-in"))
     (result,) = run(toy())
     assert result.source == "stand-in"
-    assert result.path.is_relative_to(settings.cache_folder()) and result.path.is_file()
-    assert files(settings.results_folder()) == []
+    assert result.path.is_relative_to(environment.cache_folder()) and result.path.is_file()
+    assert files(environment.results_folder()) == []
     assert experiments.results(toy(), "official") == []
     assert experiments.results(toy(), "official", "stand-in") == [result]
     assert tables.table("fsdd") == []
@@ -283,7 +283,7 @@ def test_a_front_end_that_makes_no_image_is_refused_before_training(fits: Fits) 
 def test_a_clip_that_the_model_cannot_take_is_refused_before_training(fits: Fits) -> None:
     with pytest.raises(RecipeError, match=r"fsdd/toy: SpectrogramCNN cannot take clips of 0\.02 s \(160 samples\)"):
         run(toy(clip={"seconds": 0.02}))
-    assert fits == [] and files(settings.results_folder()) == []
+    assert fits == [] and files(environment.results_folder()) == []
 
 
 def test_a_layer_for_another_sample_rate_is_refused_before_training(fits: Fits) -> None:
@@ -433,7 +433,7 @@ def test_a_full_disk_leaves_no_result_and_keeps_the_training(
         patch.setattr(os, "replace", full)
         with pytest.raises(ResultError, match=rf"official-seed0\.{ending}.*No space left"):
             run(toy())
-    assert files(settings.results_folder()) == left
+    assert files(environment.results_folder()) == left
     assert experiments.results(toy(), "official") == []
     (result,) = run(toy())
     assert [call["epochs"] for call in fits] == [1, 0]

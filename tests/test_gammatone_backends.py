@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank
-from course_lib.layers.gammatone import operator, plan, response
+from course_lib.layers.gammatone import response
+from course_lib.layers.gammatone.backends import operator, plan
 from course_lib.layers.gammatone.pooling import Pooling
 
 BACKENDS = ["reference", "fft", "recursive"]
@@ -189,7 +190,7 @@ def _gradients_by_hertz(layer: GammatoneFilterbank, waveforms: Tensor, weights: 
     f, b = (each * (2 * math.pi / layer.sample_rate) for each in hertz)
     settings_ = waveforms, b, f, torch.ones(len(f)), layer.order, layer.pooling
     if layer.backend == "reference":
-        from course_lib.layers.gammatone import reference
+        from course_lib.layers.gammatone.backends import reference
 
         energies = reference.energies(*settings_)
     else:
@@ -313,7 +314,7 @@ def test_the_kernel_for_graphics_cards_in_the_interpreter() -> None:
     """On the processor, statement by statement: right, but far too slow for more than a few samples."""
     code = """
 import torch
-from course_lib.layers.gammatone import recursive, triton_kernel
+from course_lib.layers.gammatone.backends import recursive, triton_kernel
 from course_lib.layers.gammatone.pooling import Pooling
 triton_kernel._PIECE = 40
 waveforms = torch.randn(2, 160, generator=torch.Generator().manual_seed(0))

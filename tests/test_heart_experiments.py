@@ -17,10 +17,10 @@ from sklearn import metrics
 from course_lib import datasets, evaluation, experiments, recipes, results, tables
 from course_lib.__main__ import main
 from course_lib.datasets import Recordings, physionet2016
-from course_lib.datasets.stand_in import heart_sounds
+from course_lib.datasets.stand_ins import heart_sounds
 from course_lib.experiments import Result, ResultError
 from course_lib.models import DomainAdversarial
-from course_lib.recipes import Recipe
+from course_lib.experiments.recipe import Recipe
 
 PROTOCOLS = {"published_list_0": 1, "published_lists": 1, "leave_one_device_out": 1}
 FORM = {

@@ -19,10 +19,10 @@ from course_lib.audio import AudioError
 from course_lib.clips import Clips
 from course_lib.datasets import DatasetError, Recordings, heart_cycles, physionet2016
 from course_lib.datasets.decoded import decode
-from course_lib.datasets.heart_cycles import cycle_starts, find_cycles
-from course_lib.datasets.heart_preparation import HeartPreparation, band_pass, normalise, prepared, remove_spikes
-from course_lib.datasets.stand_in import heart_sounds
-from course_lib.settings import cache_folder
+from course_lib.datasets.hearts.cycles import cycle_starts, find_cycles
+from course_lib.datasets.hearts.preparation import HeartPreparation, band_pass, normalise, prepared, remove_spikes
+from course_lib.datasets.stand_ins import heart_sounds
+from course_lib.environment import cache_folder
 
 TIME = torch.arange(8000, dtype=torch.float64) / 1000
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from course_lib import CourseError, experiments, parallel, recipes, settings
+from course_lib import CourseError, environment, experiments, parallel, recipes
 from course_lib.datasets import DatasetError
 from course_lib.experiments import Result
-from course_lib.parallel import Job
-from course_lib.recipes import RecipeError
+from course_lib.experiments.workers import Job
+from course_lib.experiments.recipe import RecipeError
 
 FORM = {
     "title": "Toy",
@@ -61,7 +61,7 @@ def run_missing(shelf: Shelf, workers: int) -> tuple[list[str], int]:
 
 def kept() -> list[str]:
     """All files of the results folder but the claims."""
-    folder = settings.results_folder()
+    folder = environment.results_folder()
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return sorted(path.as_posix() for path in found if not path.parts[0].startswith("."))
 
@@ -192,7 +192,7 @@ def test_a_killed_run_is_completed_by_two_at_once(
 
     killed = fork.Process(target=call, args=(shelf,))
     killed.start()
-    while not list((settings.results_folder() / ".unfinished").glob("[!.]*.safetensors")):  # an epoch is done
+    while not list((environment.results_folder() / ".unfinished").glob("[!.]*.safetensors")):  # an epoch is done
         killed.join(0.01)
         assert killed.is_alive()
     workers = psutil.Process(killed.pid).children(recursive=True)
@@ -244,10 +244,10 @@ def test_two_workers_run_what_is_missing_and_report_what_cannot_be_run(shelf: Sh
     assert problem.startswith(f"{shelf.folder}/impossible.yaml official official seed 0: mine/impossible: ")
     assert "StridedSampleCNN cannot take clips of 0.09 s" in problem
     results = ["both/official/official", "one/official/official", "one/random/random", "other/official/official"]
-    before = {name: (settings.results_folder() / name).stat().st_mtime_ns for name in kept()}
+    before = {name: (environment.results_folder() / name).stat().st_mtime_ns for name in kept()}
     assert list(before) == [f"mine/{name}-seed0.{ending}" for name in results for ending in ("json", "npz")]
     assert shelf.missing() == ["impossible official official seed 0"]
     shelf.only = [path for path in shelf.only if "impossible" not in path]
     assert run_missing(shelf, 2) == ([], 0)
-    assert {name: (settings.results_folder() / name).stat().st_mtime_ns for name in kept()} == before
+    assert {name: (environment.results_folder() / name).stat().st_mtime_ns for name in kept()} == before
     assert multiprocessing.active_children() == []

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from course_lib import settings
+from course_lib import environment
 from course_lib.datasets import ENTRIES, DatasetError, Recordings, load, physionet2016, splits
 from course_lib.datasets.catalogue import Entry
 from course_lib.datasets.check import check, fingerprint, write_manifest
 from course_lib.datasets.physionet2016 import FLAGGED_FILE, read
 from course_lib.datasets.recordings import LayoutError
 
-USERS_DATA = settings.data_folder()
+USERS_DATA = environment.data_folder()
 # Of each subset: the labels of its recordings, in the words of REFERENCE.csv.
 LABELS = {"a": "1 1 -1", "b": "-1 -1 1", "c": "1 -1", "d": "-1 1", "e": "-1 -1 -1 1", "f": "-1 1"}
 COUNTS = {letter: {"normal": text.count("-1"), "abnormal": text.split().count("1")} for letter, text in LABELS.items()}

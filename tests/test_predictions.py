@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from course_lib import experiments, recipes, settings, training
+from course_lib import environment, experiments, recipes, training
 from course_lib.datasets import DatasetError
 from course_lib.datasets.recordings import Recordings
 from course_lib.experiments import Result, ResultBusy, ResultError
-from course_lib.recipes import Ensemble, Recipe, RecipeError
+from course_lib.experiments.recipe import Ensemble, Recipe, RecipeError
 
 FORM = {
     "title": "Toy",
@@ -115,7 +115,7 @@ def test_a_random_split_is_run_and_kept(protocol: str) -> None:
     recipe = toy(protocols={protocol: 2})
     one, other = (run(recipe, seed=seed)[0] for seed in (0, 1))
     assert (one.protocol, one.fold, one.folds, one.train, one.test) == (protocol, protocol, 1, 216, 24)
-    assert one.path == settings.results_folder() / f"mine/toy/{protocol}/{protocol}-seed0.json"
+    assert one.path == environment.results_folder() / f"mine/toy/{protocol}/{protocol}-seed0.json"
     assert experiments.results(recipe, protocol) == [one, other]
     assert set(experiments.predictions(one).index) != set(experiments.predictions(other).index)
 
@@ -257,7 +257,7 @@ def test_an_ensemble_with_a_member_that_cannot_be_keeps_nothing(both: Ensemble, 
     Path(both.members[1]).unlink()
     with pytest.raises(RecipeError, match=r"other\.yaml"):
         run(both)
-    assert trained == [] and not list(settings.results_folder().rglob("*.json"))
+    assert trained == [] and not list(environment.results_folder().rglob("*.json"))
 
 
 def test_an_ensemble_of_a_member_without_predictions_names_their_file(both: Ensemble) -> None:

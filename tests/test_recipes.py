@@ -14,7 +14,7 @@ import yaml
 from course_lib import recipes
 from course_lib.datasets import ENTRIES
 from course_lib.models import DomainAdversarial, SpectrogramCNN
-from course_lib.recipes import Ensemble, GroupPrior, Recipe, RecipeError
+from course_lib.experiments.recipe import Ensemble, GroupPrior, Recipe, RecipeError
 
 FORM = {
     "title": "Toy",

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from course_lib import datasets, settings
+from course_lib import datasets, environment
 from course_lib.audio import AudioError
 from course_lib.datasets import ENTRIES, DatasetError, Recordings, folder, fsdd, load, stand_in
-from course_lib.datasets.stand_in import digits
+from course_lib.datasets.stand_ins import digits
 
 
 def table(**columns: object) -> pd.DataFrame:
@@ -196,7 +196,7 @@ def test_without_recordings_and_offline_a_stand_in_is_made_once(
     assert "stand-in" in caplog.text
     assert load("fsdd").table.equals(recordings.table) and len(small_stand_in) == 1
     assert recordings.waveform(0).abs().max() > 0
-    assert not hidden(settings.cache_folder()) and not list(settings.data_folder().iterdir())
+    assert not hidden(environment.cache_folder()) and not list(environment.data_folder().iterdir())
 
 
 def test_a_stand_in_made_before_spares_the_download(
@@ -232,7 +232,7 @@ def test_real_recordings_are_never_made_up(small_stand_in: list[Path]) -> None:
         load("fsdd", "real")
     message = str(caught.value)
     assert "COURSE_DATA" in message and "python -m course_lib data fetch fsdd" in message
-    assert str(settings.data_folder()) in message
+    assert str(environment.data_folder()) in message
 
 
 def test_unknown_names_and_sources_list_the_known_ones() -> None:
@@ -276,17 +276,17 @@ def test_a_stand_in_that_fails_leaves_nothing_behind(
     monkeypatch.setitem(ENTRIES, "fsdd", replace(ENTRIES["fsdd"], write_stand_in=fails(error)))
     with pytest.raises(raised):
         stand_in("fsdd")
-    assert not list((settings.cache_folder() / "stand_in").iterdir())
+    assert not list((environment.cache_folder() / "stand_in").iterdir())
 
 
 def test_a_stand_in_that_another_process_finished_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(where: Path, **_: object) -> None:
         digits.write(where, speakers=1, takes=1)
-        digits.write(settings.cache_folder() / "stand_in" / "fsdd", speakers=1, takes=1)
+        digits.write(environment.cache_folder() / "stand_in" / "fsdd", speakers=1, takes=1)
 
     monkeypatch.setitem(ENTRIES, "fsdd", replace(ENTRIES["fsdd"], write_stand_in=write))
     assert len(stand_in("fsdd")) == 10
-    assert not hidden(settings.cache_folder())
+    assert not hidden(environment.cache_folder())
 
 
 @pytest.mark.parametrize("use", [partial(stand_in, "fsdd"), partial(load, "fsdd")], ids=["stand_in", "load"])

@@ -15,9 +15,9 @@ import nbformat
 import pytest
 import yaml
 
-from course_lib import layers, models, publish, settings, tables, training
+from course_lib import environment, layers, models, publish, tables, training
 
-ROOT = settings.CHECKOUT
+ROOT = environment.CHECKOUT
 LESSONS = publish.lessons()
 PUBLIC = {
     name: value for part in (layers, models, training) for name, value in vars(part).items() if name in part.__all__

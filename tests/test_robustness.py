@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from course_lib import evaluation
 from course_lib.clips import Clips
-from course_lib.evaluation.robustness import babble
+from course_lib.evaluation.noise import babble
 
 SAMPLES = 256
 SNRS = (20.0, 0.0, -5.0)

@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 
 from course_lib.datasets import fsdd
-from course_lib.datasets.stand_in import digits
+from course_lib.datasets.stand_ins import digits
 
 SIZE = {"speakers": 10, "takes": 2}  # some of these voices are breathy: they draw random numbers
 

@@ -14,7 +14,7 @@ import scipy.signal
 import soundfile as sf
 
 from course_lib.datasets import ENTRIES, Recordings, load, physionet2016, stand_in
-from course_lib.datasets.stand_in import heart_sounds
+from course_lib.datasets.stand_ins import heart_sounds
 
 SIZE = {"recordings": 50, "seconds": 5}
 

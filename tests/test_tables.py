@@ -16,7 +16,7 @@ import yaml
 from course_lib import evaluation, experiments, recipes, tables
 from course_lib.__main__ import main
 from course_lib.experiments import Result, ResultError
-from course_lib.recipes import RecipeError
+from course_lib.experiments.recipe import RecipeError
 
 FORM = {
     "title": "Toy network",

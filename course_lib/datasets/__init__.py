@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from course_lib import settings
+from course_lib import environment
 from course_lib.datasets import folder
 from course_lib.datasets.catalogue import ENTRIES, Entry, entry
 from course_lib.datasets.download import fetch
@@ -39,7 +39,7 @@ def load(name: str, source: str = "auto", progress: bool = True) -> Recordings:
     wanted = entry(name)
     if source == "stand-in":
         return stand_in(name, progress=progress)
-    on_disk = settings.data_folder() / name
+    on_disk = environment.data_folder() / name
     if on_disk.is_dir():
         return wanted.read(on_disk, "real")
     if source == "auto" and _stand_in_folder(wanted).is_dir():
@@ -49,7 +49,7 @@ def load(name: str, source: str = "auto", progress: bool = True) -> Recordings:
     except DatasetError as error:
         if source == "real":
             raise DatasetError(
-                f"{name} is not in {settings.data_folder()} and could not be fetched ({error}); "
+                f"{name} is not in {environment.data_folder()} and could not be fetched ({error}); "
                 f"set COURSE_DATA to the folder that holds {name}/, or run: python -m course_lib data fetch {name}"
             ) from error
         _log.warning("%s; using a synthetic stand-in", error)
@@ -86,4 +86,4 @@ def stand_in(name: str, progress: bool = False, **size: int) -> Recordings:
 
 def _stand_in_folder(wanted: Entry, **size: int) -> Path:
     suffix = "".join(f"-{value}{key}" for key, value in sorted(size.items()))
-    return settings.cache_folder() / "stand_in" / f"{wanted.name}{suffix}"
+    return environment.cache_folder() / "stand_in" / f"{wanted.name}{suffix}"

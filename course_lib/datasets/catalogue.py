@@ -8,7 +8,7 @@ from pathlib import Path
 
 from course_lib.datasets import fsdd, physionet2016
 from course_lib.datasets.recordings import DatasetError, Recordings
-from course_lib.datasets.stand_in import digits, heart_sounds
+from course_lib.datasets.stand_ins import digits, heart_sounds
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib import audio, settings
+from course_lib import audio, environment
 from course_lib.datasets.catalogue import Entry, entry
 from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
 
@@ -29,7 +29,7 @@ def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True
     Notebook: 02_spoken_digits_cnn
     """
     known = wanted if isinstance(wanted, Entry) else entry(wanted)
-    folder = settings.data_folder() / known.name if folder is None else folder
+    folder = environment.data_folder() / known.name if folder is None else folder
     if not folder.is_dir():
         return [f"{folder} does not exist; run: python -m course_lib data fetch {known.name}"]
     problems: list[str] = []

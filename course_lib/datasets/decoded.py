@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from course_lib import audio, settings
+from course_lib import audio, environment
 from course_lib.datasets.recordings import DatasetError, Recordings, first_few
 
 LONGEST_CLIP_S = 60
@@ -46,7 +46,7 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
 
     Notebook: 02_spoken_digits_cnn
     """
-    kept = settings.cache_folder() / "decoded" / f"{recordings.name}-{_key(recordings)}"
+    kept = environment.cache_folder() / "decoded" / f"{recordings.name}-{_key(recordings)}"
     if not (kept / "about.json").is_file():
         _write(recordings, kept, progress)
     about = json.loads((kept / "about.json").read_text())

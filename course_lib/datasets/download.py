@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 import pooch
 import requests
 
-from course_lib import settings
+from course_lib import environment
 from course_lib.datasets.catalogue import Entry, entry
 from course_lib.datasets.check import check
 from course_lib.datasets.recordings import DatasetError
@@ -36,11 +36,11 @@ def fetch(wanted: str | Entry, progress: bool = True, timeout: float = 15.0) -> 
     Notebook: 02_spoken_digits_cnn
     """
     known = wanted if isinstance(wanted, Entry) else entry(wanted)
-    home = settings.data_folder()
+    home = environment.data_folder()
     target = home / known.name
     if target.is_dir():
         return target
-    if settings.offline():
+    if environment.offline():
         raise DatasetError(f"COURSE_OFFLINE forbids fetching {known.name}; unset it, or put the data set into {target}")
     try:
         home.mkdir(parents=True, exist_ok=True)

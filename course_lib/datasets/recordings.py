@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from course_lib import CourseError, audio
+from course_lib import audio, CourseError
 
 COLUMNS = ("recording", "path", "label", "group")
 LISTED = 10

@@ -13,11 +13,11 @@ from course_lib.evaluation.decisions import (
     rightness,
     vote,
 )
-from course_lib.evaluation.grad_cam import grad_cam
+from course_lib.evaluation.heat_maps import grad_cam
 from course_lib.evaluation.predictions import embed, predict
-from course_lib.evaluation.probe import probe
-from course_lib.evaluation.robustness import accuracy_in_noise
-from course_lib.evaluation.scores import balanced_interval, confusion_matrix, interval, scores
+from course_lib.evaluation.probes import probe
+from course_lib.evaluation.noise import accuracy_in_noise
+from course_lib.evaluation.metrics import balanced_interval, confusion_matrix, interval, scores
 
 __all__ = [
     "abstention",

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn import metrics
 
-from course_lib.evaluation.scores import scores
+from course_lib.evaluation.metrics import scores
 
 T = TypeVar("T", float, np.ndarray, pd.Series)
 _SMALLEST = 1e-7

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from course_lib import CourseError
 from course_lib.clips import Clips
 from course_lib.models import DomainAdversarial
-from course_lib.training import checkpoints
+from course_lib.training import state as checkpoints
 from course_lib.training.settings import Settings
 
 

@@ -10,7 +10,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from course_lib.layers.gammatone import operator, reference, response, scales
+from course_lib.layers.gammatone import response, scales
+from course_lib.layers.gammatone.backends import operator, reference
 from course_lib.layers.gammatone.pooling import Pooling
 from course_lib.layers.spectrogram import require_waveforms
 

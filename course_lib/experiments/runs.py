@@ -20,11 +20,11 @@ import course_lib
 from course_lib import datasets, evaluation, training
 from course_lib.clips import Clips
 from course_lib.datasets import fsdd, physionet2016, splits
-from course_lib.datasets.heart_cycles import cycle_starts
-from course_lib.datasets.heart_preparation import prepared
+from course_lib.datasets.hearts.cycles import cycle_starts
+from course_lib.datasets.hearts.preparation import prepared
 from course_lib.datasets.recordings import Recordings
-from course_lib.recipes import UNFIT, Ensemble, GroupPrior, Protocol, Recipe, RecipeError
-from course_lib.results import (
+from course_lib.experiments.recipe import UNFIT, Ensemble, GroupPrior, Protocol, Recipe, RecipeError
+from course_lib.experiments.result import (
     Result,
     ResultBusy,
     ResultError,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib import audio, settings
+from course_lib import audio, environment
 from course_lib.datasets.decoded import decode
 from course_lib.datasets.recordings import DatasetError, Recordings
 
@@ -98,7 +98,7 @@ def cycle_starts(recordings: Recordings, progress: bool = True) -> list[np.ndarr
     Notebook: 05_heart_sounds_physionet
     """
     decoded = decode(recordings, progress)
-    kept = settings.cache_folder() / "cycles" / f"{recordings.name}-{decoded.fingerprint}-{_VERSION}.npz"
+    kept = environment.cache_folder() / "cycles" / f"{recordings.name}-{decoded.fingerprint}-{_VERSION}.npz"
     if not kept.is_file():
         rate = recordings.sample_rate
 

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from course_lib import CourseError, evaluation, settings
+from course_lib import CourseError, environment, evaluation
 from course_lib.files import write_whole
-from course_lib.recipes import Ensemble, GroupPrior, Recipe
+from course_lib.experiments.recipe import Ensemble, GroupPrior, Recipe
 
 logger = logging.getLogger(__name__)
 PARTS = {"test": "", "validation": "validation_"}
@@ -104,7 +104,7 @@ _FILE = TypeAdapter(Result)
 
 
 def root_of(source: str) -> Path:
-    return settings.results_folder() if source == "real" else settings.cache_folder() / "results_on_stand_ins"
+    return environment.results_folder() if source == "real" else environment.cache_folder() / "results_on_stand_ins"
 
 
 def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str) -> Path:

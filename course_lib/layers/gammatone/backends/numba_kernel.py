@@ -20,7 +20,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from course_lib.layers.gammatone.plan import LANES, RING_IN, ROUND
+from course_lib.layers.gammatone.backends.plan import LANES, RING_IN, ROUND
 
 # A filter keeps ringing on digital silence, and below the smallest normal float32 (1e-38) a processor becomes slow.
 _SILENT = np.float32(1e-35)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from course_lib import evaluation, experiments, recipes
 from course_lib.files import write_whole
-from course_lib.recipes import Protocol, Recipe
+from course_lib.experiments.recipe import Protocol, Recipe
 
 
 def table(folder: str, source: str = "real") -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
-from course_lib import CourseError, figures, settings
+from course_lib import CourseError, environment, figures
 from course_lib.files import write_whole
 
 LARGEST = 700_000
@@ -26,7 +26,7 @@ class PublishError(CourseError):
 
 def lessons() -> list[Path]:
     """The notebooks of the course in order."""
-    return sorted((settings.CHECKOUT / "notebooks").glob("[0-9]*.ipynb"))
+    return sorted((environment.CHECKOUT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def execute(path: Path, publishing: bool = False) -> nbformat.NotebookNode:

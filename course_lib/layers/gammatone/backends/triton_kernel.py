@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from course_lib.layers.gammatone import plan, response
+from course_lib.layers.gammatone import response
+from course_lib.layers.gammatone.backends import plan
 from course_lib.layers.gammatone.pooling import Pooling
 
 _PIECE = 8192  # samples; less would be lost on letting the filters ring in, more would leave the device idle

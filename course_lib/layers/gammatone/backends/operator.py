@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from course_lib.layers.gammatone import fourier, recursive
+from course_lib.layers.gammatone.backends import fourier, recursive
 from course_lib.layers.gammatone.pooling import Pooling
 
 _TRITON = importlib.util.find_spec("triton") is not None  # comes with torch where there may be a CUDA device
@@ -29,7 +29,7 @@ def _energies(
     if method == "fft":
         return fourier.energies(*arguments)
     if waveforms.is_cuda:
-        from course_lib.layers.gammatone import triton_kernel
+        from course_lib.layers.gammatone.backends import triton_kernel
 
         return triton_kernel.energies(*arguments)
     return recursive.energies(*arguments)

@@ -15,8 +15,8 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib import settings
-from course_lib.benchmarks.timing import Timings, interleaved, machine, peak_bytes, saved_bytes
+from course_lib import environment
+from tools.benchmarks.timing import Timings, interleaved, machine, peak_bytes, saved_bytes
 from course_lib.experiments import write_json
 from course_lib.layers import GammatoneFilterbank
 
@@ -248,7 +248,7 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
     for axis, found in report["growth"].items():
         exponents = (f"{name} {value['exponent']:.2f}" for name, value in found.items() if name != "sizes")
         report_on(f"time grows with {axis} to the power: {', '.join(exponents)}")
-    folder = settings.cache_folder() if quick else settings.results_folder()
+    folder = environment.cache_folder() if quick else environment.results_folder()
     path = folder / "benchmarks" / "gammatone-cpu.json"
     write_json(path, report)
     report_on(f"written to {path}")

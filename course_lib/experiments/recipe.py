@@ -17,7 +17,7 @@ from torch import nn
 
 from course_lib import CourseError, layers, models
 from course_lib.datasets.catalogue import ENTRIES
-from course_lib.datasets.heart_preparation import HeartPreparation
+from course_lib.datasets.hearts.preparation import HeartPreparation
 from course_lib.training import Settings
 
 FOLDER = Path(__file__).parent

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.layers.gammatone import plan, response
+from course_lib.layers.gammatone import response
+from course_lib.layers.gammatone.backends import plan
 from course_lib.layers.gammatone.pooling import Pooling
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def energies(
 def _kernel(order: int) -> Callable[..., None]:
     """The kernel, compiled for this order. numba is slow to import and to compile, so it waits for the first call."""
     began = time.perf_counter()
-    from course_lib.layers.gammatone import numba_kernel
+    from course_lib.layers.gammatone.backends import numba_kernel
 
     clip, filters, frames = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 2), np.int64)
     maps = 3 * (np.zeros((0, 0, 0), np.float32),)

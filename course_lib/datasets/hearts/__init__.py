@@ -1,0 +1,1 @@
+"""What belongs to heart sounds alone: their cycles and their preparation."""

@@ -1,0 +1,1 @@
+"""Ways to compute a gammatone image, all held to one oracle."""
