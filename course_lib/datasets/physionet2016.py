@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from course_lib import audio
-from course_lib.datasets import splits
+from course_lib.datasets import listing, splits
+from course_lib.datasets.dataset import Dataset, Protocol, Words
+from course_lib.datasets.hearts.cycles import cycle_starts
+from course_lib.datasets.hearts.preparation import SAMPLE_RATE, SHORTEST_S, HeartPreparation
 from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
 from course_lib.datasets.splits import Split
+from course_lib.datasets.stand_ins import heart_sounds
 
-SAMPLE_RATE = 2000
-SHORTEST_S = 2.5  # a segment
 CLASS_NAMES = ("normal", "abnormal")
 # What recorded each subset. In e it depends on the class: Liu et al. 2016, doi:10.1088/0967-3334/37/12/2181.
 DEVICES = {
@@ -90,7 +93,7 @@ def published_lists(recordings: Recordings) -> list[Split]:
             f"put lists of your own (train0.txt, validation0.txt and so on) into its folder {LISTS_FOLDER}, or use "
             "stratified_folds"
         )
-    return [splits.official(recordings, f"list_{number}") for number in LISTS]
+    return [splits.official(recordings, f"list_{number}", leaky=True) for number in LISTS]
 
 
 def differences(recordings: Recordings) -> list[str]:
@@ -145,13 +148,12 @@ def _read_subset(folder: Path, letter: str) -> tuple[list[tuple], list[str]]:
     qualities, faults = _read_qualities(folder, name)
     problems += faults
     files: dict[str, list[Path]] = {}
-    for path in sorted((folder / name).glob("[!.]*")):  # not the hidden files that some systems leave behind
-        if path.suffix.lower() in (".wav", ".flac"):
-            files.setdefault(path.stem, []).append(path)
+    for path in listing.sounds(folder / name, deep=False):
+        files.setdefault(path.stem, []).append(path)
     for what, names in (
         (f"{name}/REFERENCE.csv lists recordings that are not there", labels.keys() - files.keys()),
         (f"{name} holds recordings without a label in REFERENCE.csv", files.keys() - labels.keys()),
-        (f"{name} holds both a .wav and a .flac of", {key for key, paths in files.items() if len(paths) > 1}),
+        (f"{name} holds several files of", {key for key, paths in files.items() if len(paths) > 1}),
     ):
         problems += [f"{what}: {first_few(sorted(names))}"] if names else []
     rows = [
@@ -172,14 +174,15 @@ def _read_column(path: Path, column: int, meaning: dict[str, object], what: str)
         return {}, [f"{place} is missing"]
     except (OSError, ValueError, csv.Error) as error:
         return {}, [f"{place} cannot be read ({error})"]
-    wrong = [line for line in lines if len(line) <= column or line[column] not in meaning]
+    usable = [len(line) > column and line[column] in meaning for line in lines]
+    wrong = [line for line, is_usable in zip(lines, usable, strict=True) if not is_usable]
     expected = ", ".join(repr(value) for value in meaning)
     problems = [f"{place} holds a line {','.join(line)!r}, whose {what} is none of {expected}" for line in wrong[:3]]
     if len(wrong) > 3:
         problems[-1] += f", and {len(wrong) - 3} more such lines"
     twice = [name for name, count in Counter(line[0] for line in lines).items() if count > 1]
     problems += [f"{place} lists more than once: {first_few(twice)}"] if twice else []
-    return {line[0]: meaning[line[column]] for line in lines if line not in wrong}, problems
+    return {line[0]: meaning[line[column]] for line, is_usable in zip(lines, usable, strict=True) if is_usable}, problems
 
 
 def _read_qualities(folder: Path, name: str) -> tuple[dict[str, str], list[str]]:
@@ -255,4 +258,70 @@ _SIDES = {"train": "train", "test": "validation"}
 
 
 def _names(path: Path) -> set[str]:
-    return set(path.read_text(encoding="utf-8", errors="replace").split())
+    return set(path.read_text(encoding="utf-8-sig", errors="replace").split())
+
+
+def _published_list_0(recordings: Recordings, seed: int) -> list[Split]:
+    first = published_lists(recordings)[0]
+    return [replace(first, validation=first.test)]
+
+
+_SAME_DEVICES = "the same devices, and perhaps the same hearts, are on both sides"
+
+DATASET = Dataset(
+    name="physionet2016",
+    title="Heart sounds of the PhysioNet/CinC Challenge 2016, training set",
+    read=read,
+    protocols=(
+        Protocol(
+            "published_list_0",
+            "list 0, as in the original paper",
+            _published_list_0,
+            decision="vote",
+            threshold="half",
+            leak=f"{_SAME_DEVICES}, and the best epoch may be chosen on the test side",
+        ),
+        Protocol("published_lists", "lists 0-3", lambda recordings, seed: published_lists(recordings), leak=_SAME_DEVICES),
+        Protocol(
+            "stratified_10_folds",
+            "ten stratified folds",
+            lambda recordings, seed: splits.stratified_folds(recordings, 10, seed),
+            leak=_SAME_DEVICES,
+        ),
+        Protocol(
+            "random",
+            "random 90/10",
+            lambda recordings, seed: [splits.random(recordings, 0.1, seed, leaky=True)],
+            leak=_SAME_DEVICES,
+        ),
+        Protocol(
+            "leave_one_device_out",
+            "leave one device out, mean of devices",
+            lambda recordings, seed: splits.leave_one_group_out(recordings),
+            unit="group",
+        ),
+    ),
+    sample_rate=SAMPLE_RATE,
+    words=Words("diagnosis", "classified as", "device"),
+    preparation=HeartPreparation,
+    clip_starts={"cycles": cycle_starts},
+    licence="ODC-BY 1.0",
+    citation="C. Liu et al., An open access database for the evaluation of heart sound algorithms, "
+    "Physiological Measurement 37, 2016, doi:10.1088/0967-3334/37/12/2181",
+    archives=("https://physionet.org/files/challenge-2016/1.0.0/training.zip#sha256sums",),
+    megabytes=181,
+    write_stand_in=heart_sounds.write,
+    recordings=3240,
+    class_counts={"normal": 2575, "abnormal": 665},
+    group_counts={
+        "a": {"normal": 117, "abnormal": 292},
+        "b": {"normal": 386, "abnormal": 104},
+        "c": {"normal": 7, "abnormal": 24},
+        "d": {"normal": 27, "abnormal": 28},
+        "e": {"normal": 1958, "abnormal": 183},
+        "f": {"normal": 80, "abnormal": 34},
+    },
+    shortest_s=SHORTEST_S,
+    manifest=Path(__file__).with_name("physionet2016.sha256"),
+    differences=differences,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -34,17 +34,6 @@ class LayoutError(DatasetError):
         self.problems, self.sound = list(problems), sound
 
 
-class Preparation(Protocol):
-    """What is done to each waveform, shape (samples,) at `from_rate` Hz, before anything else sees it.
-
-    Two preparations that differ have a different `repr`: by it the cache of prepared samples tells them apart.
-    """
-
-    from_rate: int
-
-    def __call__(self, waveform: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Recordings:
     """A data set: `table` has one row a recording, with at least `recording` (its unique name), `path`, `label`
@@ -64,17 +53,22 @@ class Recordings:
     preparation: Preparation | None = None
 
     def __post_init__(self) -> None:
-        missing = [column for column in COLUMNS if column not in self.table]
+        table = self.table.reset_index(drop=True)
+        missing = [column for column in COLUMNS if column not in table]
         if missing:
             raise DatasetError(f"{self.name}: the table of recordings has no column {', '.join(missing)}")
-        if self.table.empty:
+        if table.empty:
             raise DatasetError(f"{self.name}: no recordings found; run: python -m course_lib data check {self.name}")
-        twice = self.table["recording"][self.table["recording"].duplicated()].tolist()
-        if twice:
-            raise DatasetError(f"{self.name}: listed more than once: {', '.join(map(str, twice[:5]))}")
-        if not self.table["label"].between(0, len(self.class_names) - 1).all():
+        names = [*table["recording"].astype(str), *table["group"].astype(str).unique(), *self.class_names]
+        if strange := [name for name in names if not _is_text(name)]:
+            raise DatasetError(f"{self.name}: not named in UTF-8: {first_few([ascii(name) for name in strange])}; rename")
+        if twice := table["recording"][table["recording"].duplicated()].tolist():
+            raise DatasetError(f"{self.name}: listed more than once: {first_few(twice)}")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise DatasetError(f"{self.name}: two classes have one name: {', '.join(self.class_names)}")
+        if not (table["label"].isin(range(len(self.class_names)))).all():
             raise DatasetError(f"{self.name}: a label is outside 0 .. {len(self.class_names) - 1}")
-        object.__setattr__(self, "table", self.table.reset_index(drop=True))
+        object.__setattr__(self, "table", table)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -106,3 +100,11 @@ class Recordings:
     def subset(self, rows: np.ndarray) -> Recordings:
         """The same data set with only the given rows of the table."""
         return replace(self, table=self.table.iloc[rows].copy())
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

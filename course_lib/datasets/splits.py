@@ -1,6 +1,9 @@
-"""Ways to divide recordings into a training and a test side, none of which lets one leak into the other.
+"""Ways to divide recordings into a training and a test side.
 
-Recordings that the table marks as `flagged` are on neither side, unless they are asked for.
+No recording is ever on both sides, and no group either unless a split is asked to be `leaky`. Recordings that the table
+marks as `flagged` are on neither side.
+
+Notebook: 02_spoken_digits_cnn
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import GroupShuffleSplit, LeaveOneGroupOut, StratifiedKFold, StratifiedShuffleSplit
+from numpy.typing import ArrayLike
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
-from course_lib.datasets.recordings import DatasetError, Recordings
+from course_lib.datasets.recordings import DatasetError, Recordings, first_few
 
 
 @dataclass(frozen=True)
@@ -28,27 +32,36 @@ class Split:
     validation: np.ndarray | None = None
 
 
-def official(recordings: Recordings, column: str = "official") -> Split:
-    """The published split, from a column of the table with values train and test. It says nothing about unseen groups.
+def official(recordings: Recordings, column: str = "official", leaky: bool = False) -> Split:
+    """The published split, from a column of the table with the values train and test.
+
+    Raises DatasetError where there is none, and for groups on both sides unless it is said to be `leaky`.
 
     Notebook: 02_spoken_digits_cnn
     """
     if column not in recordings.table:
         raise DatasetError(f"{recordings.name} has no {column} split; use random or leave_one_group_out")
     train, test = (np.intersect1d(recordings.find(**{column: side}), _usable(recordings)) for side in ("train", "test"))
-    return _checked(recordings, column, train, test)
+    return _checked(recordings, column, train, test, leaky)
 
 
-def random(recordings: Recordings, test_fraction: float = 0.1, seed: int = 0, rows: np.ndarray | None = None) -> Split:
-    """A random split of `rows` (default: all usable ones) with the same share of every class on both sides.
+def random(
+    recordings: Recordings,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    rows: np.ndarray | None = None,
+    leaky: bool = False,
+) -> Split:
+    """A random split of `rows` (default: all usable ones) with about the same share of every class on both sides.
 
-    It says nothing about unseen groups.
+    Whole groups are drawn, so that the test side may be larger or smaller than asked for; a `leaky` split draws
+    recordings, whose groups are on both sides. Raises DatasetError where that cannot be done.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
     rows = _usable(recordings) if rows is None else rows
-    train, test = _stratified(rows, recordings.table["label"].to_numpy()[rows], test_fraction, seed)
-    return _checked(recordings, "random", train, test)
+    train, test = _draw(recordings, rows, test_fraction, seed, whole_groups=not leaky)
+    return _checked(recordings, "random", train, test, leaky)
 
 
 def stratified_folds(
@@ -56,23 +69,29 @@ def stratified_folds(
 ) -> list[Split]:
     """Cross-validation of `rows` (default: all usable ones): each fold tests its share of every class of every group.
 
-    A class with fewer recordings than folds in a group is missing from some folds. It says nothing about unseen
-    groups, which are on both sides. Raises DatasetError for a number of folds that cannot be made.
+    A class with fewer recordings than folds in a group is missing from some folds. The groups are on both sides, so
+    that it is leaky. Raises DatasetError for a number of folds that cannot be made.
 
     Notebook: 05_heart_sounds_physionet
     """
     rows = _usable(recordings) if rows is None else rows
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-            folds = list(
-                StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(rows, _strata(recordings, rows))
-            )
-    except ValueError as error:
-        raise DatasetError(f"{recordings.name}: cannot make {n_folds} folds of {len(rows)} rows: {error}") from None
-    return [
-        _checked(recordings, f"fold_{number}", rows[train], rows[test]) for number, (train, test) in enumerate(folds)
-    ]
+    folds = _folds(recordings, StratifiedKFold, n_folds, seed, rows, _strata(recordings, rows), None)
+    return [_checked(recordings, f"fold_{number}", *sides, leaky=True) for number, sides in enumerate(folds)]
+
+
+def grouped_folds(recordings: Recordings, n_folds: int = 5, seed: int = 0, rows: np.ndarray | None = None) -> list[Split]:
+    """Cross-validation of `rows` (default: all usable ones) by whole groups, with about equal shares of every class.
+
+    Raises DatasetError for a number of folds that cannot be made.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    rows = _usable(recordings) if rows is None else rows
+    table = recordings.table.iloc[rows]
+    if table["group"].nunique() < n_folds:
+        raise DatasetError(f"{recordings.name} has {table['group'].nunique()} groups, too few for {n_folds} folds")
+    folds = _folds(recordings, StratifiedGroupKFold, n_folds, seed, rows, table["label"], table["group"])
+    return [_checked(recordings, f"fold_{number}", *sides) for number, sides in enumerate(folds)]
 
 
 def leave_one_group_out(recordings: Recordings) -> list[Split]:
@@ -85,11 +104,16 @@ def leave_one_group_out(recordings: Recordings) -> list[Split]:
     if len(np.unique(groups)) < 2:
         raise DatasetError(f"{recordings.name} has one group only; leave_one_group_out needs at least two")
     folds = LeaveOneGroupOut().split(groups, groups=groups)
-    return [_checked(recordings, str(groups[test[0]]), rows[train], rows[test], "group") for train, test in folds]
+    return [_checked(recordings, str(groups[test[0]]), rows[train], rows[test]) for train, test in folds]
 
 
-def from_lists(recordings: Recordings, name: str, train: Iterable[str], test: Iterable[str]) -> Split:
-    """A split from two lists of recording names. Raises DatasetError for a name that is not in the table."""
+def from_lists(
+    recordings: Recordings, name: str, train: Iterable[str], test: Iterable[str], leaky: bool = False
+) -> Split:
+    """A split from two lists of recording names.
+
+    Raises DatasetError for a name that is not in the table, and for groups on both sides unless it is `leaky`.
+    """
     row_of = {recording: row for row, recording in enumerate(recordings.table["recording"])}
     sides = []
     for side in (list(train), list(test)):
@@ -97,35 +121,32 @@ def from_lists(recordings: Recordings, name: str, train: Iterable[str], test: It
         if unknown:
             raise DatasetError(f"{recordings.name}: the list {name} names unknown recordings: {', '.join(unknown[:5])}")
         sides.append(np.array([row_of[recording] for recording in side], dtype=int))
-    return _checked(recordings, name, *sides)
+    return _checked(recordings, name, *sides, leaky)
 
 
 def hold_out_validation(
-    recordings: Recordings, train: np.ndarray, fraction: float, by: str = "recording", seed: int = 0
+    recordings: Recordings, train: np.ndarray, fraction: float, by: str = "group", seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide the rows of a training side once more, into (training, validation).
 
-    `by="recording"` keeps the share of every class, `by="recording_in_group"` that of every class within each group,
-    and `by="group"` keeps whole groups together.
+    `by="group"` holds out whole groups, with about the share of every class; `by="recording"` recordings, with the
+    share of every class; `by="recording_in_group"` with that of every class within each group. The last two have the
+    same groups on both sides. Raises DatasetError.
     """
-    if by == "group":
-        splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
-        try:
-            kept, held = next(splitter.split(train, groups=recordings.table["group"].to_numpy()[train]))
-        except ValueError as error:
-            raise DatasetError(f"{recordings.name}: cannot hold out {fraction:.0%} of the groups: {error}") from None
-        kept, held = train[kept], train[held]
-    elif by == "recording":
-        kept, held = _stratified(train, recordings.table["label"].to_numpy()[train], fraction, seed)
-    elif by == "recording_in_group":
+    if by not in VALIDATION_BY:
+        raise DatasetError(f"a validation part is held out by {', '.join(VALIDATION_BY)}, not by {by!r}")
+    if by == "recording_in_group":
         draw, strata = np.random.default_rng(seed), _strata(recordings, train)
         parts = [draw.permutation(train[strata == stratum]) for stratum in np.unique(strata)]
-        held = np.sort(np.concatenate([part[: round(fraction * len(part))] for part in parts]))
-        kept = np.setdiff1d(train, held)
+        validation = np.sort(np.concatenate([part[: round(fraction * len(part))] for part in parts]))
+        rest = np.setdiff1d(train, validation)
     else:
-        raise DatasetError(f"a validation part is held out by recording, recording_in_group or group, not by {by!r}")
-    split = _checked(recordings, "validation", kept, held, "group" if by == "group" else "recording")
+        rest, validation = _draw(recordings, train, fraction, seed, whole_groups=by == "group")
+    split = _checked(recordings, "validation", rest, validation, leaky=by != "group")
     return split.train, split.test
+
+
+VALIDATION_BY = ("group", "recording", "recording_in_group")
 
 
 def _usable(recordings: Recordings) -> np.ndarray:
@@ -138,26 +159,54 @@ def _strata(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
     return (table["group"].astype(str) + "/" + table["label"].astype(str)).to_numpy(str)
 
 
-def _stratified(rows: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    recordings: Recordings, rows: np.ndarray, fraction: float, seed: int, whole_groups: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a larger and of a smaller part, which has about this fraction of the recordings of every class."""
+    table = recordings.table.iloc[rows]
+    labels, groups = table["label"].to_numpy(), table["group"].to_numpy(str)
     try:
-        train, test = next(StratifiedShuffleSplit(1, test_size=fraction, random_state=seed).split(rows, labels))
+        if not 0 < fraction < 1:
+            raise ValueError("the fraction must be between 0 and 1")
+        if whole_groups and len(np.unique(groups)) < len(rows):
+            # Of as many folds as the fraction asks for the first one; two groups at least, one on each side.
+            n_folds = min(max(2, round(1 / fraction)), len(np.unique(groups)))
+            splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+            larger, smaller = next(splitter.split(rows, labels, groups))
+        else:
+            splitter = StratifiedShuffleSplit(1, test_size=fraction, random_state=seed)
+            larger, smaller = next(splitter.split(rows, labels))
     except ValueError as error:
-        raise DatasetError(f"cannot hold out {fraction:.0%} of {len(rows)} recordings: {error}") from None
-    return np.sort(rows[train]), np.sort(rows[test])
+        what = f"{fraction:.0%} of {len(rows)} recordings" + (" in whole groups" if whole_groups else "")
+        raise DatasetError(f"{recordings.name}: cannot hold out {what}: {error}") from None
+    return np.sort(rows[larger]), np.sort(rows[smaller])
+
+
+def _folds(
+    recordings: Recordings, kind: type, n_folds: int, seed: int, rows: np.ndarray, strata: ArrayLike, groups: ArrayLike
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            folds = list(kind(n_folds, shuffle=True, random_state=seed).split(rows, strata, groups))
+    except ValueError as error:
+        raise DatasetError(f"{recordings.name}: cannot make {n_folds} folds of {len(rows)} rows: {error}") from None
+    return [(rows[train], rows[test]) for train, test in folds]
 
 
 def _checked(
-    recordings: Recordings, name: str, train: np.ndarray, test: np.ndarray, disjoint: str = "recording"
+    recordings: Recordings, name: str, train: np.ndarray, test: np.ndarray, leaky: bool = False
 ) -> Split:
     for side, rows in (("training", train), ("test", test)):
         if len(rows) == 0:
             raise DatasetError(f"{recordings.name}: the {side} side of split {name} is empty")
-    for column in {"recording", disjoint}:
-        values = recordings.table[column].to_numpy()
-        shared = sorted({str(value) for value in np.intersect1d(values[train], values[test])})
+    for column in ("recording",) if leaky else ("recording", "group"):
+        values = recordings.table[column].astype(str).to_numpy(str)
+        shared = sorted(np.intersect1d(values[train], values[test]).tolist())
         if shared:
+            way_out = "; say leaky=True if that is meant" if column == "group" else ""
             raise DatasetError(
-                f"{recordings.name}: both sides of split {name} contain {column} {', '.join(shared[:5])}; "
-                "a score on it would be too good"
+                f"{recordings.name}: both sides of split {name} contain {column} {first_few(shared)}; "
+                f"a score on it would be too good{way_out}"
             )
     return Split(name, np.asarray(train), np.asarray(test))

@@ -1,4 +1,4 @@
-"""What is done to a heart sound before a network hears it: 1 kHz, the band of heart sounds, no spikes, one level."""
+"""What is done to a heart sound before it reaches a network: 1 kHz, the band of heart sounds, no spikes, one level."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from functools import cache
 import numpy as np
 import scipy.signal
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from course_lib import audio
-from course_lib.datasets.physionet2016 import SAMPLE_RATE, SHORTEST_S
+from course_lib.datasets.dataset import Preparation
 from course_lib.datasets.recordings import Recordings
 
+SAMPLE_RATE = 2000  # as published, in Hz
+SHORTEST_S = 2.5  # a segment
 LEVEL = 1 / 20
 _FLAT = 1e-6  # thirty times less than one step of a 16-bit file
 
 
-class HeartPreparation(BaseModel):
+class HeartPreparation(Preparation):
     """Heart sounds (samples,) at `from_rate` Hz -> the same ones at `sample_rate` Hz, cleaned and at one level.
 
     Crop to the first `first_s` seconds (None: keep all), resample, keep the band `low_hz` .. `high_hz`, remove spikes
@@ -28,8 +30,6 @@ class HeartPreparation(BaseModel):
 
     Notebook: 05_heart_sounds_physionet
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     from_rate: int = Field(SAMPLE_RATE, gt=0)
     sample_rate: int = Field(1000, gt=0)
