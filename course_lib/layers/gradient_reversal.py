@@ -1,4 +1,4 @@
-"""A layer that turns gradients round."""
+"""A layer that reverses gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Reverse(torch.autograd.Function):
 class GradientReversal(nn.Module):
     """Features of any shape, unchanged; on the way back their gradient is multiplied by `-weight`.
 
-    What stands behind it learns its task, and what stands before it unlearns what that task needs.
+    Layers after it learn their task; layers before it unlearn what that task needs.
     Source: Ganin and Lempitsky 2015, "Unsupervised domain adaptation by backpropagation".
 
     Notebook: 06_adversarial_devices

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from course_lib.layers import LogMel, Standardise
-from course_lib.models.log_mel_cnn import convolution_blocks
+from course_lib.models.base import Classifier, DropoutLinear, mean_and_maximum
+from course_lib.models.log_mel_cnn import convolution_blocks, log_mel_images
 
 
-class CRNN(nn.Module):
+class CRNN(Classifier):
     """Waveforms (batch, samples) -> logits (batch, n_classes), through log-mel frames read in both directions.
 
     Blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling (the last one over bands only), a
@@ -33,19 +32,16 @@ class CRNN(nn.Module):
         front_end: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.front_end = nn.Sequential(LogMel(sample_rate, n_mels), Standardise()) if front_end is None else front_end
+        self.front_end = log_mel_images(sample_rate, n_mels) if front_end is None else front_end
         self.features = convolution_blocks(channels)
         self.features[-1] = nn.MaxPool2d((2, 1))  # keeps every frame that is left
         bands = n_mels // 2 ** len(channels)
         self.recurrent = nn.GRU(channels[-1] * bands, hidden, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(4 * hidden, n_classes)
+        self.classify = DropoutLinear(4 * hidden, n_classes, dropout)
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 4 * hidden)."""
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2).transpose(1, 2)
         states, _ = self.recurrent(self.dropout(frames))
-        return torch.cat([states.mean(dim=1), states.amax(dim=1)], dim=1)
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.dropout(self.embed(waveforms)))
+        return mean_and_maximum(states, dim=1)

@@ -12,6 +12,11 @@ from course_lib.layers import GammatoneFilterbank
 from course_lib.models.spectnet import ImageNetwork
 
 
+def gammatone_images(n_filters: int, sample_rate: int) -> nn.Module:
+    """The default front end: waveforms (batch, samples) -> images (batch, n_filters, frames) of fixed filters."""
+    return GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=False)
+
+
 class GammatoneCNN1d(ImageNetwork):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes); each gammatone band has convolutions of its own.
 
@@ -27,14 +32,13 @@ class GammatoneCNN1d(ImageNetwork):
         self, n_classes: int = 2, n_filters: int = 16, clip_samples: int = 2500, sample_rate: int = 1000,
         dropout: float = 0.5, front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        if front_end is None:
-            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=False)
         layers: list[nn.Module] = [nn.Flatten(1, 2)]  # the bands become channels
         for kernels_in, kernels_out in ((1, 8), (8, 4)):
             channels = kernels_out * n_filters
             convolution = nn.Conv1d(kernels_in * n_filters, channels, kernel_size=5, groups=n_filters)
             layers += [convolution, nn.BatchNorm1d(channels), nn.ReLU(), nn.Dropout(dropout / 2), nn.MaxPool1d(2)]
-        super().__init__(n_classes, clip_samples, front_end, nn.Sequential(*layers, nn.Flatten()), 20, dropout)
+        images = gammatone_images(n_filters, sample_rate) if front_end is None else front_end
+        super().__init__(n_classes, clip_samples, images, nn.Sequential(*layers, nn.Flatten()), 20, dropout)
 
 
 class GammatoneCNN2d(ImageNetwork):
@@ -52,10 +56,9 @@ class GammatoneCNN2d(ImageNetwork):
         self, n_classes: int = 2, n_filters: int = 16, clip_samples: int = 2500, sample_rate: int = 1000,
         dropout: float = 0.5, front_end: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        if front_end is None:
-            front_end = GammatoneFilterbank.spectnet(n_filters, sample_rate, learnable=False)
         layers: list[nn.Module] = []
         for channels_in, channels_out, frames in ((1, 16, 21), (16, 32, 11)):
             convolution = nn.Conv2d(channels_in, channels_out, (3, frames), padding=(1, frames // 2))
             layers += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.MaxPool2d((2, 4))]
-        super().__init__(n_classes, clip_samples, front_end, nn.Sequential(*layers, nn.Flatten()), 100, dropout)
+        images = gammatone_images(n_filters, sample_rate) if front_end is None else front_end
+        super().__init__(n_classes, clip_samples, images, nn.Sequential(*layers, nn.Flatten()), 100, dropout)

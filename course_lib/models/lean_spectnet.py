@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank, Standardise
+from course_lib.models.base import Classifier, mean_and_maximum
 
 
-class LeanSpectNet(nn.Module):
+class LeanSpectNet(Classifier):
     """Waveforms (batch, samples) -> logits (batch, n_classes), through gammatone images of clips of any length.
 
     A convolution, then a residual block for each further number in `channels`, which halves bands and frames; one
@@ -50,10 +50,7 @@ class LeanSpectNet(nn.Module):
         """Features in front of the last layer, shape (batch, 2 * width)."""
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2)
         frames = functional.relu(self.across_bands(frames))
-        return torch.cat([frames.mean(dim=2), frames.amax(dim=2)], dim=1)
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.embed(waveforms))
+        return mean_and_maximum(frames, dim=2)
 
 
 class ResidualBlock(nn.Module):

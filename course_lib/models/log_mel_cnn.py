@@ -1,17 +1,17 @@
-"""A small CNN on log-mel energies, for speakers it has never heard."""
+"""A small CNN on log-mel energies, for speakers that are not in its training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers import LogMel, Standardise
+from course_lib.models.base import Classifier, DropoutLinear, mean_and_maximum
 
 
-class LogMelCNN(nn.Module):
+class LogMelCNN(Classifier):
     """Waveforms (batch, samples) -> logits (batch, n_classes), through log-mel images of `n_mels` bands.
 
     Blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling (none after the last block); then
@@ -31,21 +31,21 @@ class LogMelCNN(nn.Module):
         front_end: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.front_end = nn.Sequential(LogMel(sample_rate, n_mels), Standardise()) if front_end is None else front_end
+        self.front_end = log_mel_images(sample_rate, n_mels) if front_end is None else front_end
         self.features = convolution_blocks(channels)[:-1]
         bands = n_mels // 2 ** (len(channels) - 1)
         self.across_bands = nn.Conv1d(channels[-1] * bands, channels[-1], kernel_size=1)
-        self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(2 * channels[-1], n_classes)
+        self.classify = DropoutLinear(2 * channels[-1], n_classes, dropout)
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 2 * channels[-1])."""
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2)
-        frames = functional.relu(self.across_bands(frames))
-        return torch.cat([frames.mean(dim=2), frames.amax(dim=2)], dim=1)
+        return mean_and_maximum(functional.relu(self.across_bands(frames)), dim=2)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.dropout(self.embed(waveforms)))
+
+def log_mel_images(sample_rate: int, n_mels: int) -> nn.Sequential:
+    """The default front end: waveforms (batch, samples) -> standardised log-mel images (batch, n_mels, frames)."""
+    return nn.Sequential(LogMel(sample_rate, n_mels), Standardise())
 
 
 def convolution_blocks(channels: Sequence[int]) -> nn.Sequential:

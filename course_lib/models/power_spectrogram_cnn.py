@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from course_lib.layers import PowerSpectrogram
-from course_lib.layers.spectrogram import require_clips
+from course_lib.layers.waveforms import require_clips
+from course_lib.models.base import Classifier, DropoutLinear
 
 
-class PowerSpectrogramCNN(nn.Module):
+class PowerSpectrogramCNN(Classifier):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), through images of their power spectrograms.
 
     Two blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling, dropout 0.25, a dense layer of
@@ -41,13 +42,10 @@ class PowerSpectrogramCNN(nn.Module):
         height, width = PowerSpectrogram().image_size(clip_samples)
         for _ in range(2):
             height, width = (height - 2) // 2, (width - 2) // 2
-        self.dense = nn.Sequential(nn.Linear(64 * height * width, 128), nn.ReLU(), nn.Dropout(0.5))
-        self.classify = nn.Linear(128, n_classes)
+        self.dense = nn.Sequential(nn.Linear(64 * height * width, 128), nn.ReLU())
+        self.classify = DropoutLinear(128, n_classes, 0.5)
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 128)."""
         require_clips(waveforms, self.clip_samples)
         return self.dense(self.features(self.front_end(waveforms)[:, None]).flatten(1))
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.embed(waveforms))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from course_lib.layers.spectrogram import require_clips
+from course_lib.layers.waveforms import require_clips
+from course_lib.models.base import Classifier
 
 
 def sample_level_blocks(clip_samples: int, width: int) -> nn.Sequential:
@@ -26,7 +27,7 @@ def sample_level_blocks(clip_samples: int, width: int) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-class SampleCNN(nn.Module):
+class SampleCNN(Classifier):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), three samples at a time until one frame is left.
 
     Raises ValueError for clips of another length. Source: Lee et al. 2017, arXiv 1703.01789.
@@ -48,9 +49,6 @@ class SampleCNN(nn.Module):
         require_clips(waveforms, self.clip_samples)
         return self.features(self.front_end(waveforms)[:, None, None]).mean(dim=(2, 3))
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.embed(waveforms))
-
 
 def strided_layers(stride: int, bias: bool = True) -> nn.Sequential:
     """The convolutions of a StridedSampleCNN: (batch, 1, samples) -> (batch, 64, frames)."""
@@ -63,7 +61,7 @@ def strided_layers(stride: int, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(first, second, nn.MaxPool1d(2), layer(16, 32, 2), nn.MaxPool1d(2), layer(32, 64, 1))
 
 
-class StridedSampleCNN(nn.Module):
+class StridedSampleCNN(Classifier):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), in frames `stride` apart, as first published.
 
     What was unusual there can be chosen: `unscaled` feeds integers up to 32,768, `sigmoid` squeezes the outputs into
@@ -81,13 +79,16 @@ class StridedSampleCNN(nn.Module):
         self.clip_samples, self.unscaled, self.sigmoid = clip_samples, unscaled, sigmoid
         self.front_end = nn.Identity() if front_end is None else front_end
         self.features, frames = strided_layers(stride, bias), frames_left(clip_samples, stride)
-        self.classify = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * frames, n_classes))
+        # The identity keeps the names that saved weights have.
+        self.classify = nn.Sequential(nn.Identity(), nn.Dropout(dropout), nn.Linear(64 * frames, n_classes))
+        if sigmoid:
+            self.classify.append(nn.Sigmoid())
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Features in front of the last layer, shape (batch, 64 * frames)."""
         require_clips(waveforms, self.clip_samples)
         waveforms = self.front_end(waveforms)[:, None]
-        logits = self.classify(self.features(waveforms * 32_768 if self.unscaled else waveforms))
-        return logits.sigmoid() if self.sigmoid else logits
+        return self.features(waveforms * 32_768 if self.unscaled else waveforms).flatten(1)
 
 
 def frames_left(clip_samples: int, stride: int) -> int:

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank, Standardise
-from course_lib.layers.spectrogram import require_clips
+from course_lib.layers.waveforms import require_clips
+from course_lib.models.base import Classifier
 
 
-class ImageNetwork(nn.Module):
+class ImageNetwork(Classifier):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes): an image, convolutions, one hidden dense layer."""
 
     def __init__(
@@ -28,9 +29,6 @@ class ImageNetwork(nn.Module):
         require_clips(waveforms, self.clip_samples)
         return self.dense(self.features(self.front_end(waveforms)[:, None]))
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.embed(waveforms))
-
 
 class SpectNet(ImageNetwork):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), through gammatone images, as first published.
@@ -42,7 +40,7 @@ class SpectNet(ImageNetwork):
     work fed into the cross-entropy as if they were logits; its dropout at test time is not repeated here. Raises
     ValueError for clips of another length.
     Source: the code of "SpectNet: End-to-end audio signal classification using learnable spectrogram features"; the
-    text tells neither kernel sizes nor strides.
+    text gives neither kernel sizes nor strides.
 
     Notebook: 05_heart_sounds_physionet
     """
@@ -58,6 +56,7 @@ class SpectNet(ImageNetwork):
             if standardise:
                 front_end = nn.Sequential(front_end, Standardise())
         super().__init__(n_classes, clip_samples, front_end, residual_layers(dropout), 100, dropout)
+        self.softmax = softmax
         if softmax:
             self.classify.append(nn.Softmax(dim=1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from course_lib.layers import LogSpectrogram
+from course_lib.models.base import Classifier, DropoutLinear
 
 
 def convolution_block(channels_in: int, channels_out: int, kernel_size: int) -> nn.Sequential:
@@ -14,7 +15,7 @@ def convolution_block(channels_in: int, channels_out: int, kernel_size: int) -> 
     return nn.Sequential(convolution, nn.MaxPool2d(2), nn.ReLU())
 
 
-class SpectrogramCNN(nn.Module):
+class SpectrogramCNN(Classifier):
     """Waveforms (batch, samples) -> logits (batch, n_classes), through 64 x 64 images: 84,682 parameters by default.
 
     Notebook: 02_spoken_digits_cnn
@@ -25,12 +26,8 @@ class SpectrogramCNN(nn.Module):
         self.front_end = LogSpectrogram() if front_end is None else front_end
         blocks = [convolution_block(*sizes) for sizes in ((1, 16, 5), (16, 32, 5), (32, 64, 3), (64, 64, 3))]
         self.features = nn.Sequential(*blocks)
-        self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(64 * 5 * 5, n_classes)
+        self.classify = DropoutLinear(64 * 5 * 5, n_classes, dropout)
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 1600)."""
         return self.features(self.front_end(waveforms)[:, None]).flatten(1)
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return self.classify(self.dropout(self.embed(waveforms)))

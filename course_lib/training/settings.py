@@ -3,59 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-_OF_LATER_DATE = ("l1_penalty", "balance")
-
 
 class Settings(BaseModel):
-    """Training settings with the defaults of the first FSDD experiment.
+    """Training settings with the defaults of the first FSDD experiment. Raises ValueError for impossible values.
 
-    `schedule`: constant; exponential (times `decay` an epoch); one_cycle (linear rise over the first 15 % of the
-    steps, then half a cosine down to 0). `weight_decay` is L2 (with adamw apart from the gradient); `l1_penalty`
-    times the sum of the weights' sizes is added to the loss. `averaging` > 0 evaluates an exponential moving average
-    of the weights with that decay a step. `keep` chooses the last epoch, or the best one by balanced accuracy (of two
-    classes: MAcc) on the clips of the validation part. `extra_per_epoch` is how many clips of the extra material
-    (synthetic voices) join each epoch. With `balance` an epoch draws as many clips as the training side has, with
-    replacement, so that every class (or every class of every group) is equally likely. `precision` "auto" is
-    bf16-mixed where the hardware multiplies bf16 numbers, else 32-true.
+    epochs: how often the training goes through the clips.
+    batch_size: clips in a step of the optimiser.
+    optimizer: adam, adamw, or sgd with momentum 0.9.
+    learning_rate: the largest learning rate of the schedule.
+    weight_decay: L2 penalty; adamw keeps it apart from the gradient.
+    l1_penalty: times the sum of the weights' absolute values, added to the loss.
+    schedule: constant; exponential; one_cycle (linear rise over 15 % of the steps, then half a cosine down to 0).
+    decay: factor of the learning rate for each epoch of the exponential schedule.
+    label_smoothing: share of a target that is spread over all classes (Szegedy et al. 2016).
+    mixup: alpha of the Beta distribution of the shares in which pairs of clips are mixed (Zhang et al. 2018); 0: none.
+    averaging: decay for each step of the moving average of the weights, which is then the model; 0: no average.
+    extra_per_epoch: how many clips of the extra material (synthetic voices) join each epoch, drawn anew.
+    balance: draw with replacement so that every class, or every class of every group, is equally likely.
+    keep: the last epoch, or the one with the best balanced accuracy on the validation part.
+    precision: auto is bf16-mixed where the hardware multiplies bf16 numbers, else 32-true.
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(256, ge=1)
+    epochs: int = Field(30, ge=1, le=100_000)
+    batch_size: int = Field(256, ge=1, le=1_000_000)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(0.0, ge=0)
-    l1_penalty: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
+    l1_penalty: float = Field(0.0, ge=0, le=100)
     schedule: Literal["constant", "exponential", "one_cycle"] = "exponential"
     decay: float = Field(0.99, gt=0, le=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0, le=100)
     averaging: float = Field(0.0, ge=0, lt=1)
-    extra_per_epoch: int = Field(0, ge=0)
+    extra_per_epoch: int = Field(0, ge=0, le=100_000_000)
     balance: Literal["none", "class", "class_and_group"] = "none"
     keep: Literal["last", "best"] = "last"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
 
-    def identity(self) -> dict[str, Any]:
-        """What a result depends on: every setting, but those of later date only if they are used.
+    def but(self, **changes: Any) -> Settings:
+        """The same settings with some changed: `settings.but(epochs=5)`. Raises ValueError, as `Settings` does."""
+        return type(self).model_validate(self.model_dump() | changes)
 
-        So a new setting leaves valid what was made before there was one.
-        """
-        form = self.model_dump(mode="json")
-        unused = [name for name in _OF_LATER_DATE if form[name] == type(self).model_fields[name].default]
-        return {name: value for name, value in form.items() if name not in unused}
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Settings:
+        """As `but`: pydantic itself would not check a copy."""
+        return self.but(**(update or {}))
+
+    copy = model_copy
+
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on: the settings that differ from the defaults, so that a new setting changes none."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     def optimizer_for(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimiser over all parameters of a model.
 
-        Layers with a method `parameter_groups(learning_rate)` say themselves how their parameters are to learn.
+        Layers with a method `parameter_groups(learning_rate)` set their own learning rates.
         """
         own = [
             group

@@ -1,7 +1,9 @@
-"""Checkpoints as safetensors files: no code in them, and never half a file in its final place."""
+"""Checkpoints as safetensors files: no code in them, a digest over their content, never half a file."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,48 +21,104 @@ class CheckpointError(CourseError):
     """A checkpoint is missing, damaged or of another model; the message names the file."""
 
 
-def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+def save(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write tensors and a JSON-able description to `path`: complete, or (disk full, killed) not at all."""
     # Copies, because safetensors refuses tensors that share memory.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+    text = json.dumps(about)
     try:
-        write_whole(path, safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+        content = safetensors.torch.save(tensors, {"about": text, "sha256": _digest(tensors, text)})
+        write_whole(Path(path).expanduser(), content)
     except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
 
 
-def load(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save` wrote: the tensors and the description. Raises CheckpointError."""
+def load(path: str | Path, digest_required: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote: the tensors and the description. Raises CheckpointError.
+
+    Weights that were kept before there were digests lack one, and are taken unless it is required.
+    """
+    path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        about = json.loads(metadata["about"])
+        digest = metadata.get("sha256")
+        if not isinstance(about, dict) or not metadata.keys() <= {"about", "sha256"}:
+            raise ValueError("its description is not as expected")
+        if digest is None and digest_required:
+            raise ValueError("it has no checksum")
+        if digest not in (None, _digest(tensors, metadata["about"])):
+            raise ValueError("its checksum is wrong")
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of this course, or is damaged ({error}); delete it"
         ) from None
+    return tensors, about
 
 
-def save_model(path: Path, model: nn.Module, **about: Any) -> None:
-    """Write the weights of a model with a description.
+def save_model(path: str | Path, model: nn.Module, **about: Any) -> None:
+    """Write the weights of a model with a description of your own, and with what `load_model` checks.
 
     Notebook: 02_spoken_digits_cnn
     """
-    save(path, model.state_dict(), about)
+    save(path, model.state_dict(), about | {"model": _kind(model)})
 
 
-def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Put saved weights into a model of the same shape and return the description. Raises CheckpointError.
+def load_model(path: str | Path, model: nn.Module) -> dict[str, Any]:
+    """Put saved weights into a model of the same class, settings and shape, and return the description.
+
+    Raises CheckpointError, and then leaves the model as it was.
 
     Notebook: 02_spoken_digits_cnn
     """
     tensors, about = load(path)
+    saved, own = about.pop("model", {}), _kind(model)
     try:
+        if other := [name for name in saved.keys() & own.keys() if saved[name] != own[name]]:
+            raise ValueError("; ".join(f"{name} is {saved[name]} there and {own[name]} here" for name in sorted(other)))
+        copy.deepcopy(model).load_state_dict(tensors)  # a failure half-way would leave a mixture
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, CourseError) as error:
         raise CheckpointError(f"{path} holds the weights of another model: {error}") from None
     return about
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """A digest of the structure of a model and of the settings of every layer, dropout included; not of its weights."""
+    layers = [(name, type(module).__qualname__, _settings(module)) for name, module in model.named_modules()]
+    return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()
+
+
+def _kind(model: nn.Module) -> dict[str, Any]:
+    """The class of a model and its switches and whole numbers: with others the same weights mean something else."""
+    settings = {name: value for name, value in _settings(model).items() if isinstance(value, int | str)}
+    return {"class": type(model).__name__} | settings
+
+
+_OF_EVERY_MODULE = set(vars(nn.Module()))
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that JSON can hold, without private ones."""
+    settings = {}
+    for name, value in vars(module).items():
+        if name not in _OF_EVERY_MODULE and not name.startswith("_"):
+            try:
+                settings[name] = json.loads(json.dumps(value))
+            except (TypeError, ValueError):  # not a setting but something with a life of its own
+                continue
+    return settings
+
+
+def _digest(tensors: dict[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode("utf-8", "surrogatepass"))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
