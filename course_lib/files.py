@@ -1,20 +1,154 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that appear whole, flushed to the disk, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where the leftovers of a killed process stay
+    fcntl = None
+
+_TEMPORARY = re.compile(r"\..*-[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, readable by all: complete, or (disk full, killed) what was there before. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    """Write a file: after a full disk, a kill or a power cut it holds the old content or the new. Raises OSError.
+
+    Its permissions follow the umask. Folders on the way are made.
+    """
+    with _temporary(path, lambda unfinished: open(unfinished, "xb").close()) as unfinished:
+        with open(unfinished, "wb") as file:
             file.write(content)
-        os.chmod(unfinished, 0o644)  # a temporary file is for its owner's eyes only
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
+        _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name, flushed, when the block ends without an error.
+
+    When the block fails, nothing is left. When another process has finished the same folder first, that one stays.
+    Raises OSError.
+    """
+    with _temporary(target, os.mkdir) as unfinished:
+        yield unfinished
+        _flush_tree(unfinished)
+        try:
+            os.rename(unfinished, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        _flush_folder(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder so that no process ever sees a part of it under its name. Raises OSError."""
+    unnamed = _temporary_name(path)
+    os.rename(path, unnamed)
+    _delete(unnamed)
+
+
+def _temporary_name(target: Path) -> Path:
+    return target.with_name(f".{target.name[:40]}-{secrets.token_hex(8)}.part")
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside the target, locked while this process lives, and gone at the end."""
+    _make_folders(target.parent)
+    _sweep(target.parent)
+    while True:
+        path = _temporary_name(target)
+        make(path)
+        lock = _lock(path, wait=True)
+        if path.exists():  # else another process swept it before it was locked
+            break
+        _close(lock)
+    try:
+        yield path
     finally:
-        Path(unfinished).unlink(missing_ok=True)
+        _delete(path)
+        _close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the temporaries that no living process has locked."""
+    if fcntl is None:
+        return
+    for path in [Path(entry) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]:
+        lock = _lock(path, wait=False)
+        if lock is not None:
+            _delete(path)
+            _close(lock)
+
+
+def _lock(path: Path, wait: bool) -> int | None:
+    """A handle that locks a file or folder until it is closed; None where that is impossible."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _close(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _make_folders(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        _flush_folder(path.parent)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Flush the files in a folder, then the folders, the outermost last."""
+    tree = list(os.walk(folder, topdown=False))
+    files = [os.path.join(root, name) for root, _, names in tree for name in names]
+    with ThreadPoolExecutor(16) as pool:  # a disk flushes many files together in the time of a few
+        list(pool.map(_flush_file, files))
+    for root, _, _ in tree:
+        _flush_folder(Path(root))
+
+
+def _flush_file(path: str) -> None:
+    with open(path, "rb" if os.name == "posix" else "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # such systems cannot open a folder
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse
+            os.fsync(handle)
+    finally:
+        os.close(handle)
