@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import math
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,16 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-from course_lib import CourseError
+from course_lib import CourseError, containers
 
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 LOWEST_RATE, HIGHEST_RATE = 100, 768_000
+_LARGEST = 2.0**31  # full scale of 32-bit integers; more is damage, and its square soon infinite
+_CANCELLED = 0.1  # of the power that channels have in their mean when they are unlike each other
+_QUIET_STEPS = 8  # a median sample of so many steps is rounded to 16 bits with an error of a few per cent
+_INAUDIBLE = 2.0**-24
+_LARGEST_KERNEL = 2**21  # numbers in the filter of torchaudio's resampling
+_MOST_FRAMES = 2**40
 
 
 class AudioError(CourseError, ValueError):
@@ -21,39 +30,88 @@ class AudioError(CourseError, ValueError):
 
 
 def read(path: str | Path, sample_rate: int | None = None) -> Tensor:
-    """Read a WAV, FLAC or OGG file as a mono waveform, shape (samples,), float32; full scale is 1.
+    """Read a sound file as a mono waveform, shape (samples,), float32; full scale is 1.
 
     Channels are averaged. With `sample_rate` (Hz) the waveform is resampled to it, otherwise it keeps its own.
-    Raises AudioError for a missing file, a folder, what is not audio, truncated or empty files, NaN or infinite
-    samples and sample rates outside 100 Hz .. 768 kHz.
+    Raises AudioError as `read_channels` does, and for channels that cancel each other.
 
     Notebook: 01_waveforms_and_spectrograms
     """
-    file_rate, samples = _decode(Path(path))
-    waveform = torch.from_numpy(samples.mean(axis=1))
+    channels, file_rate = read_channels(path)
+    waveform = channels[0] if len(channels) == 1 else _mean(channels, path)
     return waveform if sample_rate is None else resample(waveform, file_rate, sample_rate)
 
 
+def read_channels(path: str | Path) -> tuple[Tensor, int]:
+    """Read a WAV, FLAC, OGG, MP3 or AIFF file: its channels, shape (channels, samples), float32, and its rate in Hz.
+
+    Full scale is 1; a file of floats may go beyond. A WAV that was streamed, so that its header tells no length, is
+    read to its end. Raises AudioError for a missing file, a folder, what is not audio, truncated, damaged or empty
+    files, samples that are NaN, infinite or over 2^31, and sample rates outside 100 Hz .. 768 kHz.
+
+    Notebook: 01_waveforms_and_spectrograms
+    """
+    with _open(Path(path)) as file:
+        if file.frames > _MOST_FRAMES:
+            raise AudioError(
+                f"{path} has a header that tells no length, because it was streamed, or an absurd one; export it again"
+            )
+        try:
+            samples = file.read(file.frames, dtype="float32", always_2d=True)
+        except (sf.LibsndfileError, OSError) as error:
+            raise AudioError(f"{path} is damaged or truncated ({error}); fetch or record it again") from None
+        except (MemoryError, ValueError):  # a damaged header may promise terabytes
+            raise AudioError(f"{path} has a header that promises {file.frames} samples; export it again") from None
+        if 0 < len(samples) < file.frames:
+            raise AudioError(f"{path} {containers.TRUNCATED}")
+        if len(samples) == 0:
+            raise AudioError(f"{path} holds no samples; fetch or record it again")
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{path} contains NaN or infinite samples; export it again as PCM")
+        if max(samples.max(), -samples.min()) > _LARGEST:
+            raise AudioError(f"{path} contains samples over 2^31, where full scale is 1; export it again as PCM")
+        return torch.from_numpy(np.ascontiguousarray(samples.T)), file.samplerate
+
+
 def rate(path: str | Path) -> int:
-    """Sample rate of a sound file in Hz, read from its header. Raises AudioError as `read` does."""
+    """Sample rate of a sound file in Hz, read from its header. Raises AudioError as `read_channels` does."""
     with _open(Path(path)) as file:
         return file.samplerate
 
 
 def seconds(path: str | Path) -> float:
-    """Duration of a sound file in seconds, read from its header. Raises AudioError as `read` does."""
+    """Duration of a sound file in seconds, read from its header. Raises AudioError as `read_channels` does."""
     with _open(Path(path)) as file:
         return file.frames / file.samplerate
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """Band-limited resampling of (..., samples) from one rate to another, both in Hz (windowed sinc).
+    """Band-limited resampling of (..., samples) from one rate to another, both in Hz.
+
+    Windowed sinc; between rates with hardly a common factor (16,001 to 16,000 Hz), whose filter would fill the memory,
+    by the variable-rate method of soxr. Raises AudioError for rates that are no whole number in 100 Hz .. 768 kHz.
 
     Notebook: 01_waveforms_and_spectrograms
     """
+    for hertz in (from_rate, to_rate):
+        if not float(hertz).is_integer() or not LOWEST_RATE <= hertz <= HIGHEST_RATE:
+            raise AudioError(f"a sample rate of {hertz} Hz; use a whole number from {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+    from_rate, to_rate = int(from_rate), int(to_rate)
     if from_rate == to_rate:
         return waveform
-    return torchaudio.functional.resample(waveform, from_rate, to_rate)
+    divisor = math.gcd(from_rate, to_rate)
+    old, new = from_rate // divisor, to_rate // divisor
+    if new * (old + 13 * max(1, old // new)) <= _LARGEST_KERNEL:  # a filter for each of the new samples
+        return torchaudio.functional.resample(waveform, from_rate, to_rate)
+    import soxr  # only rates that hardly anything is recorded at need it
+
+    rows = waveform.reshape(-1, waveform.shape[-1])
+    if rows.numel() == 0:
+        return waveform
+    samples = -(-waveform.shape[-1] * to_rate // from_rate)  # as many as torchaudio gives
+    resampled = soxr.resample(rows.T.numpy(), from_rate, to_rate, "VHQ")
+    resampled = torch.from_numpy(np.ascontiguousarray(resampled.T)).reshape(*waveform.shape[:-1], -1)
+    return fix_length(resampled, samples)
 
 
 def fix_length(waveform: Tensor, samples: int) -> Tensor:
@@ -70,40 +128,62 @@ def to_int16(waveform: Tensor) -> np.ndarray:
     return np.clip(np.rint(waveform.numpy() * 32768), -32768, 32767).astype("<i2")
 
 
+def fits_int16(waveform: Tensor) -> bool:
+    """Whether 16 bits hold a waveform: exactly, or within full scale and with its median sample well above a step.
+
+    They do not hold what goes beyond full scale, nor a 24-bit recording so quiet that rounding would change it.
+    """
+    steps = waveform.numpy() * 32768
+    if steps.max() > 32768 or steps.min() < -32768:
+        return False
+    if np.array_equal(np.rint(steps), steps):
+        return True
+    steps = np.abs(steps)
+    audible = steps[steps > 32768 * _INAUDIBLE]
+    return len(audible) == 0 or bool(np.median(audible) >= _QUIET_STEPS)
+
+
+def _mean(channels: Tensor, path: str | Path) -> Tensor:
+    mean = channels.mean(dim=0, dtype=torch.float64)
+    power, power_of_mean = channels.var(dim=1, correction=0), mean.var(correction=0)
+    if power_of_mean < _CANCELLED * power.mean() / len(channels):
+        raise AudioError(
+            f"{path} has channels that cancel each other, as when one of them is upside down; "
+            "save one of them as a mono file"
+        )
+    return mean.float()
+
+
 def _open(path: Path) -> sf.SoundFile:
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder, not a sound file")
-    if not path.exists():
-        raise AudioError(f"{path} does not exist")
-    if path.stat().st_size == 0:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise AudioError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise AudioError(f"{path} cannot be opened ({error})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device'}, not a sound file")
+    if status.st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes); fetch or record it again")
     try:
-        file = sf.SoundFile(path)
+        streamed = containers.require_whole(path)
+        # As bytes, because a name need not be UTF-8.
+        file = sf.SoundFile(streamed or (os.fsencode(path) if os.name == "posix" else path))
+    except containers.ContainerError as error:
+        raise AudioError(f"{path} {error}") from None
     except (sf.LibsndfileError, OSError, TypeError) as error:  # TypeError: a name that ends in .raw
-        raise AudioError(f"{path} cannot be read as WAV, FLAC or OGG audio ({error})") from None
-    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-        file.close()
-        raise AudioError(
-            f"{path} claims a sample rate of {file.samplerate} Hz; "
+        raise AudioError(f"{path} cannot be read as WAV, FLAC, OGG, MP3 or AIFF audio ({error})") from None
+    problem = None
+    if file.format not in containers.FORMATS:
+        problem = f"is a {file.format} file; convert it to WAV or FLAC"
+    elif not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        problem = (
+            f"claims a sample rate of {file.samplerate} Hz; "
             f"expected {LOWEST_RATE} to {HIGHEST_RATE} Hz, so its header is probably damaged"
         )
+    elif file.format == "MP3" and not containers.tells_length(path):
+        problem = "is an MP3 file whose header tells no length (Xing or Info); convert it to WAV or FLAC"
+    if problem:
+        file.close()
+        raise AudioError(f"{path} {problem}")
     return file
-
-
-def _decode(path: Path) -> tuple[int, np.ndarray]:
-    with _open(path) as file:
-        # libsndfile shortens a WAV whose data chunk is cut off, and says so only in its log.
-        cut_off = re.search(r"^\s*data\s*:\s*\d+ \(should be", file.extra_info, re.MULTILINE)
-        try:
-            samples = file.read(file.frames, dtype="float32", always_2d=True)
-        except (sf.LibsndfileError, OSError) as error:
-            raise AudioError(f"{path} is damaged or truncated ({error}); fetch or record it again") from None
-        except (MemoryError, ValueError):  # a damaged header may promise terabytes, a streamed FLAC tells no length
-            raise AudioError(f"{path} has a header that tells no length, or an absurd one; export it again") from None
-        if cut_off or 0 < len(samples) < file.frames:
-            raise AudioError(f"{path} is truncated: its header promises more audio; fetch or record it again")
-        if len(samples) == 0:
-            raise AudioError(f"{path} holds no samples; fetch or record it again")
-        if not np.isfinite(samples).all():
-            raise AudioError(f"{path} contains NaN or infinite samples; export it again as PCM")
-        return file.samplerate, samples
