@@ -1,40 +1,66 @@
-"""Predictions, scores and intervals, and a look inside.
+"""Predictions, decisions, scores and intervals, and a look inside.
 
 Notebook: 02_spoken_digits_cnn
 """
 
 from course_lib.evaluation.decisions import (
+    EvaluationError,
     abstention,
     best_threshold,
+    clip_accuracy,
+    decide,
+    fraction_correct,
     group_prior,
     log_odds,
-    pooled,
-    ranking,
-    rightness,
-    vote,
+    pool_clips,
+    pool_members,
 )
 from course_lib.evaluation.heat_maps import grad_cam
-from course_lib.evaluation.predictions import embed, predict
-from course_lib.evaluation.probes import probe
+from course_lib.evaluation.intervals import (
+    Interval,
+    bootstrap,
+    clopper_pearson,
+    interval,
+    interval_of_cells,
+    mean_of_cells,
+    paired_difference,
+    t_interval,
+    wilson,
+)
+from course_lib.evaluation.metrics import confusion_matrix, ranking, scores, scores_of_confusion
 from course_lib.evaluation.noise import accuracy_in_noise
-from course_lib.evaluation.metrics import balanced_interval, confusion_matrix, interval, scores
+from course_lib.evaluation.predictions import embed, predict, predict_clips, predict_recordings
+from course_lib.evaluation.probes import probe
 
 __all__ = [
+    "EvaluationError",
+    "Interval",
     "abstention",
     "accuracy_in_noise",
-    "balanced_interval",
     "best_threshold",
+    "bootstrap",
+    "clip_accuracy",
+    "clopper_pearson",
     "confusion_matrix",
+    "decide",
     "embed",
+    "fraction_correct",
     "grad_cam",
     "group_prior",
     "interval",
+    "interval_of_cells",
     "log_odds",
-    "pooled",
+    "mean_of_cells",
+    "paired_difference",
+    "pool_clips",
+    "pool_members",
     "predict",
+    "predict_clips",
+    "predict_recordings",
     "probe",
     "ranking",
-    "rightness",
     "scores",
-    "vote",
+    "scores_of_confusion",
+    "t_interval",
+    "wilson",
 ]

@@ -1,52 +1,106 @@
-"""From the clips of a recording to one decision, normal (0) or abnormal (1), and how far to trust it."""
+"""From the clips of a recording to one decision about it, and how confident that is.
+
+Notebook: 05_heart_sounds_physionet
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn import metrics
 
+from course_lib import CourseError
 from course_lib.evaluation.metrics import scores
 
 T = TypeVar("T", float, np.ndarray, pd.Series)
 _SMALLEST = 1e-7
 
 
-def pooled(clips: pd.DataFrame) -> pd.DataFrame:
+class EvaluationError(CourseError, ValueError):
+    """Predictions cannot be used; the message says why."""
+
+
+def pool_clips(clips: pd.DataFrame) -> pd.DataFrame:
     """Class probabilities of each recording, from those of its clips (a row each, named after the recording).
 
     The normalised geometric mean; with two classes its log-odds are the mean log-odds of the clips. A row for each
-    recording, in order of first appearance, and a column for each class.
+    recording, in order of first appearance, and a column for each class. Raises EvaluationError for NaN.
 
     Notebook: 05_heart_sounds_physionet
     """
+    if not np.isfinite(clips.to_numpy()).all():
+        bad = clips.index[~np.isfinite(clips.to_numpy()).all(axis=1)][0]
+        raise EvaluationError(f"the class probabilities of {bad} are not finite; the network's weights are damaged")
     together = np.exp(np.log(clips.clip(lower=_SMALLEST)).groupby(level=0, sort=False).mean())
     return together.div(together.sum(axis=1), axis=0)
 
 
-def vote(clips: pd.DataFrame) -> pd.Series:
-    """Share of the clips of each recording that are called abnormal; a recording is, when it is at least 0.5.
+def pool_members(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The normalised geometric mean of several models' class probabilities, whose clips may be cut differently.
+
+    Of the recordings that every member has predicted. Source: Hinton 1999, "Products of experts".
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+    logs = pd.concat([np.log(pool_clips(member)) for member in members], keys=range(len(members)))
+    counts = logs.groupby(level=1, sort=False).transform("size")
+    total = np.exp(logs[counts == len(members)].groupby(level=1, sort=False).mean())
+    return total.div(total.sum(axis=1), axis=0)
+
+
+def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) -> pd.DataFrame:
+    """One row for each recording, from the class probabilities of its clips: what it is classified as.
+
+    Columns: clips (how many), predicted (the class) and confidence (its pooled probability). Between two classes there
+    are also probability (of class 1, pooled), vote (the share of clips from 0.5 for class 1) and margin: from 0 up the
+    decision is class 1, and its size tells how far from the threshold. The rule is "log_odds", the pooled probability
+    against the `threshold`, or "vote", half of the clips. More than two classes are decided by the largest pooled
+    probability, or by the most votes. Raises EvaluationError.
 
     Notebook: 05_heart_sounds_physionet
     """
-    return (clips.iloc[:, 1] >= 0.5).groupby(level=0, sort=False).mean()
+    if rule not in ("log_odds", "vote"):
+        raise EvaluationError(f"a rule of decision is log_odds or vote, not {rule!r}")
+    pooled = pool_clips(clips)
+    by_recording = clips.groupby(level=0, sort=False)
+    decided = pd.DataFrame({"clips": by_recording.size()}, index=pooled.index)
+    if clips.shape[1] != 2:
+        votes = pd.get_dummies(clips.idxmax(axis=1)).groupby(level=0, sort=False).mean()
+        chosen = (pooled if rule == "log_odds" else votes.reindex(columns=clips.columns, fill_value=0.0)).idxmax(axis=1)
+        rows = np.arange(len(pooled))
+        confidence = pooled.to_numpy()[rows, pooled.columns.get_indexer(chosen)]
+        return decided.assign(predicted=chosen.astype(int), confidence=confidence)
+    probability, vote = pooled.iloc[:, 1], (clips.iloc[:, 1] >= 0.5).groupby(level=0, sort=False).mean()
+    margin = vote - 0.5 if rule == "vote" else log_odds(probability) - log_odds(threshold)
+    predicted = (margin >= 0).astype(int)
+    confidence = probability.where(predicted == 1, 1 - probability)
+    return decided.assign(
+        predicted=predicted, confidence=confidence, probability=probability, vote=vote, margin=margin
+    )
 
 
-def rightness(decided: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """How often each recording was called right in the decisions of several runs, a table each.
+def clip_accuracy(clips: pd.DataFrame, labels: pd.Series) -> pd.Series:
+    """The share of the clips of each recording whose likeliest class is the right one; two classes split at 0.5."""
+    likeliest = (clips.iloc[:, 1] >= 0.5).astype(int) if clips.shape[1] == 2 else clips.idxmax(axis=1).astype(int)
+    right = likeliest == labels.reindex(likeliest.index[~likeliest.index.duplicated()]).loc[likeliest.index]
+    return right.groupby(level=0, sort=False).mean()
 
-    The tables have a row a recording with its label, group and predicted class; the result has label, group and right.
+
+def fraction_correct(decided: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """How often each recording was decided correctly in several runs, from a table of decisions each.
+
+    The tables have a row a recording with its label, group and predicted class; the result has label, group and
+    correct (a fraction).
 
     Notebook: 05_heart_sounds_physionet
     """
     runs = list(decided) or [pd.DataFrame(columns=["label", "group", "predicted"])]
-    told = pd.concat(runs)
-    by_recording = told.assign(right=told["label"] == told["predicted"]).groupby(level=0, sort=False)
-    return by_recording[["label", "group"]].first().assign(right=by_recording["right"].mean())
+    every = pd.concat(runs)
+    by_recording = every.assign(correct=every["label"] == every["predicted"]).groupby(level=0, sort=False)
+    return by_recording[["label", "group"]].first().assign(correct=by_recording["correct"].mean())
 
 
 def group_prior(labels: ArrayLike, groups: ArrayLike, n_classes: int) -> Callable[[ArrayLike], pd.DataFrame]:
@@ -60,63 +114,44 @@ def group_prior(labels: ArrayLike, groups: ArrayLike, n_classes: int) -> Callabl
     counts = pd.crosstab(np.asarray(groups), np.asarray(labels)).reindex(columns=range(n_classes), fill_value=0)
     overall = counts.sum() / counts.to_numpy().sum()
     shares = counts.div(counts.sum(axis=1), axis=0)
-    return lambda asked: shares.reindex(np.asarray(asked)).fillna(overall)
+    return lambda wanted: shares.reindex(np.asarray(wanted)).fillna(overall)
 
 
 def best_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """The probability of class 1 from which to say 1, for the highest MAcc on these recordings; the training side's.
+    """The probability from which to decide for class 1, for the highest balanced accuracy on these recordings.
 
-    Halfway, in log-odds, between two recordings; of several best thresholds the one nearest to 0.5. 0.5 where one of
-    the classes is missing.
+    They are the training side's. Halfway, in log-odds, between two recordings; of several best thresholds the one
+    nearest to 0.5. 0.5 where one of the classes is missing.
 
     Notebook: 05_heart_sounds_physionet
     """
     labels, odds = np.asarray(labels), log_odds(np.asarray(probabilities, dtype=float))
-    normal, abnormal, values = np.sort(odds[labels == 0]), np.sort(odds[labels == 1]), np.unique(odds)
-    if len(normal) == 0 or len(abnormal) == 0:
+    negative, positive, values = np.sort(odds[labels == 0]), np.sort(odds[labels == 1]), np.unique(odds)
+    if len(negative) == 0 or len(positive) == 0:
         return 0.5
     cuts = np.append((values[1:] + values[:-1]) / 2, 0.0)
-    specificity = np.searchsorted(normal, cuts) / len(normal)
-    sensitivity = 1 - np.searchsorted(abnormal, cuts) / len(abnormal)
-    macc = (sensitivity + specificity) / 2
-    best = cuts[np.isclose(macc, macc.max())]
+    specificity = np.searchsorted(negative, cuts) / len(negative)
+    sensitivity = 1 - np.searchsorted(positive, cuts) / len(positive)
+    balanced = (sensitivity + specificity) / 2
+    best = cuts[np.isclose(balanced, balanced.max())]
     return float(1 / (1 + np.exp(-best[np.abs(best).argmin()])))
 
 
 def log_odds(probabilities: T) -> T:
-    """log(p / (1 - p)), with p kept away from 0 and 1; of a number, an array or a pandas object.
+    """log(p / (1 - p)), with p bounded away from 0 and 1; of a number, an array or a pandas object.
 
     Notebook: 05_heart_sounds_physionet
     """
-    kept = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
-    return np.log(kept) - np.log1p(-kept)
-
-
-def ranking(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> dict[str, float]:
-    """How good probabilities of class 1 are without a threshold: areas under the ROC and the precision-recall curve,
-    Brier score (mean squared error), and expected calibration error over `bins` equally wide bins.
-
-    Sources: scikit-learn for the first three; Naeini et al. 2015, "Obtaining well calibrated probabilities".
-
-    Notebook: 05_heart_sounds_physionet
-    """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
-    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights=labels - probabilities, minlength=bins)
-    return {
-        "roc_auc": float(metrics.roc_auc_score(labels, probabilities)),
-        "average_precision": float(metrics.average_precision_score(labels, probabilities)),
-        "brier": float(metrics.brier_score_loss(labels, probabilities)),
-        "calibration_error": float(np.abs(gaps).sum() / len(labels)),
-    }
+    bounded = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+    return np.log(bounded) - np.log1p(-bounded)
 
 
 def abstention(labels: ArrayLike, margins: ArrayLike, steps: int = 20) -> pd.DataFrame:
-    """Accuracy and MAcc on the recordings that are furthest from the threshold, the others left to a doctor.
+    """Accuracy and balanced accuracy on the recordings that are furthest from the threshold, the others left undecided.
 
-    `margins` (recordings,) say 1 from 0 up, and are the surer the further they are from 0. A row for each of `steps`
-    shares of recordings that are decided; columns coverage, accuracy and macc (fractions; macc is NaN where a class
-    is missing).
+    `margins` (recordings,): from 0 up means class 1; the magnitude is the confidence. A row for each of `steps` shares
+    of recordings that are decided; columns coverage, accuracy and balanced_accuracy (fractions; NaN where a class is
+    missing).
 
     Notebook: 05_heart_sounds_physionet
     """
@@ -126,5 +161,6 @@ def abstention(labels: ArrayLike, margins: ArrayLike, steps: int = 20) -> pd.Dat
     for coverage in np.arange(1, steps + 1) / steps:
         decided = surest_first[: max(1, round(coverage * len(labels)))]
         found = scores(labels[decided], (margins[decided] >= 0).astype(int), 2)
-        rows.append((coverage, found["accuracy"], found["macc"]))
-    return pd.DataFrame(rows, columns=["coverage", "accuracy", "macc"])
+        balanced = (found["sensitivity"] + found["specificity"]) / 2
+        rows.append((coverage, found["accuracy"], balanced))
+    return pd.DataFrame(rows, columns=["coverage", "accuracy", "balanced_accuracy"])

@@ -1,4 +1,4 @@
-"""How well a model hears through noise."""
+"""How accurate a model is in noise."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def accuracy_in_noise(
     """
     cases = [("none", float("inf")), *((noise, float(snr)) for noise in ("white", "babble") for snr in snrs)]
     rows = []
-    bar = tqdm(total=len(models) * len(cases), desc="listening in noise", disable=not progress, leave=False)
+    bar = tqdm(total=len(models) * len(cases), desc="testing in noise", disable=not progress, leave=False)
     for name, (model, clips) in models.items():
+        was_training = model.training
         model.eval()
         device = next(model.parameters()).device
         for noise, snr in cases:
@@ -46,10 +47,11 @@ def accuracy_in_noise(
                     added = torch.randn(waveforms.shape, generator=random)
                 elif noise == "babble":
                     added = babble(clips, index, voices, random)
-                heard = waveforms if noise == "none" else mixed(waveforms, added, snr)
-                correct += (model(heard.to(device)).argmax(dim=1).cpu() == labels).sum().item()
+                waveforms = waveforms if noise == "none" else mixed(waveforms, added, snr)
+                correct += (model(waveforms.to(device)).argmax(dim=1).cpu() == labels).sum().item()
             rows.append((name, noise, snr, correct / len(clips)))
             bar.update()
+        model.train(was_training)
     bar.close()
     return pd.DataFrame(rows, columns=["model", "noise", "snr", "accuracy"])
 

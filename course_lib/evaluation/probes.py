@@ -1,4 +1,4 @@
-"""What else do a network's features know?"""
+"""What else can be read from the features of a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Probe(NamedTuple):
 
 
 def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds: int = 5, seed: int = 0) -> Probe:
-    """Guess the groups (n,), such as recording devices, from embeddings (n, features) by logistic regression.
+    """Classify the groups (n,), such as recording devices, from embeddings (n, features) by logistic regression.
 
     Cross-validated in `folds`; what is of one of the `recordings` (n,) stays in one fold. Balanced accuracy is the
     mean of the groups' recalls, so that a frequent group counts no more than a rare one and chance is one over their

@@ -1,4 +1,4 @@
-"""Recipes: what an experiment is, as a YAML file that is checked before anything runs.
+"""What an experiment is: a form that is checked before anything runs, and what it predicts.
 
 Notebook: 02_spoken_digits_cnn
 """
@@ -8,66 +8,111 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
-from course_lib import CourseError, layers, models
-from course_lib.datasets.catalogue import ENTRIES
-from course_lib.datasets.hearts.preparation import HeartPreparation
+from course_lib import CourseError, datasets, evaluation, layers, models, training
+from course_lib.clips import Clips
+from course_lib.datasets import DatasetError, Preparation, Protocol, Recordings, Split, splits
+from course_lib.experiments import result as files
+from course_lib.experiments.result import Result, digest_of
 from course_lib.training import Settings
 
-FOLDER = Path(__file__).parent
-Protocol = Literal[
-    "origin",
-    "official",
-    "random",
-    "leave_one_speaker_out",
-    "published_list_0",
-    "published_lists",
-    "leave_one_device_out",
-]
-
-
 # What models and layers raise when they are built or used in a way that they were not made for.
-UNFIT = (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError)
+BUILD_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, MemoryError)
+_PROBE_FOLDS = 5
+_NAME = re.compile(r"[^\W_.][^/\\\0]{0,99}(/[^\W_.][^/\\\0]{0,99})*")
 
 
 class RecipeError(CourseError, ValueError):
     """A recipe cannot be used; the message names the file, the key and what is allowed."""
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True)
+class Fold:
+    """One fold of one seed of a protocol: the recordings, who is on which side, and how many folds there are."""
+
+    recordings: Recordings
+    protocol: Protocol
+    split: Split
+    folds: int = 1
+    seed: int = 0
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The table of recordings by name."""
+        return self.recordings.table.set_index("recording", drop=False)
+
+    def identity(self, validation: np.ndarray) -> str:
+        """Sixteen hex digits that identify the recordings on each side."""
+        names = self.recordings.table["recording"].to_numpy(str)
+        sides = {"train": np.setdiff1d(self.split.train, validation), "validation": validation, "test": self.split.test}
+        return digest_of(*(f"{side} {' '.join(sorted(names[rows]))}" for side, rows in sides.items()))
 
 
-class Clip(_Form):
-    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or one a heart cycle.
+@dataclass
+class Prediction:
+    """Class probabilities of the clips of the test side and of the validation part, and how they were made.
 
-    With both, a clip starts with a heart cycle, and at least `hop_seconds` after the one before.
+    The tables have a row for each clip, named after its recording, and a column for each class. `facts` are fields of
+    a `Result`.
+    """
+
+    test: pd.DataFrame
+    validation: pd.DataFrame
+    facts: dict[str, Any]
+    model: nn.Module | None = field(default=None, repr=False)
+
+
+class Form(BaseModel):
+    """Base of the parts of a recipe: strict types, no unknown keys, no infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Clip(Form):
+    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or where `starts` names.
+
+    `starts` is one of the data set's ways to find where clips begin; with `hop_seconds` a clip starts at least so much
+    after the one before.
     """
 
     seconds: float = Field(gt=0, le=60)
-    hop_seconds: float | None = Field(None, gt=0)
-    starts: Literal["cycles"] | None = None
+    hop_seconds: float | None = Field(None, gt=0, le=3600)
+    starts: str | None = None
 
 
-class Validation(_Form):
+class Validation(Form):
     """The part of the training side that chooses the best epoch and, between two classes, the threshold."""
 
     fraction: float = Field(gt=0, lt=1)
-    by: Literal["recording", "recording_in_group", "group"] = "recording"
+    by: Literal["group", "recording", "recording_in_group"] = "group"
 
 
-class Model(_Form):
+class Model(Form):
     """A class of `course_lib.models`, its settings, and the layers of its front end (empty: the model's own)."""
 
     name: str
     settings: dict[str, Any] = {}
-    front_end: tuple[dict[str, dict[str, Any]], ...] = ()
+    front_end: list[dict[str, dict[str, Any]]] = []
 
     @model_validator(mode="after")
     def _known(self) -> Model:
@@ -82,52 +127,79 @@ class Model(_Form):
         return self
 
     def build(self, n_classes: int) -> nn.Module:
-        """The model with fresh weights."""
+        """The model with fresh weights. Raises RecipeError."""
         arguments = dict(self.settings)
         calls = [call for layer in self.front_end for call in layer.items()]
         try:
             if calls:
                 arguments["front_end"] = nn.Sequential(*(getattr(layers, name)(**given) for name, given in calls))
             return getattr(models, self.name)(n_classes=n_classes, **arguments)
-        except UNFIT as error:
+        except BUILD_ERRORS as error:
             raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
 
+    def identity(self) -> list[Any]:
+        """The model and the layers of its front end with every argument, default ones included."""
+        calls = [(layers, name, given) for layer in self.front_end for name, given in layer.items()]
+        return [[name, _resolved(module, name, given)] for module, name, given in [(models, self.name, self.settings), *calls]]
 
-class Adversarial(_Form):
-    """A second head that guesses the group, against which the features are trained with up to `weight`."""
 
-    weight: float = Field(gt=0)
+class Adversarial(Form):
+    """A second head that predicts the group, against which the features are trained with up to `weight`."""
+
+    weight: float = Field(gt=0, le=1000)
 
 
-class _Experiment(_Form):
+class Experiment(Form):
+    """What every experiment has: a name, a title, a data set, and how many seeds of which protocols are reported."""
+
     name: str
     title: str
     dataset: str
-    protocols: dict[Protocol, int] = Field(min_length=1)
+    protocols: dict[str, int] = Field(min_length=1)
 
-    @field_validator("protocols")
+    @field_validator("name")
     @classmethod
-    def _some_seeds(cls, protocols: dict[str, int]) -> dict[str, int]:
-        if any(seeds < 1 for seeds in protocols.values()):
-            raise ValueError("the number of seeds of a protocol is at least 1")
-        return protocols
+    def _usable_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name) or not name.isprintable():
+            raise ValueError("a name is made of letters and digits, such as fsdd/my_cnn; it cannot begin with a dot")
+        return name
 
     @model_validator(mode="after")
-    def _protocols_of_the_data(self) -> _Experiment:
-        if self.dataset not in ENTRIES:  # a folder of one's own
-            return self
-        known = ENTRIES[self.dataset].protocols
-        if strange := [name for name in self.protocols if name not in known]:
-            raise ValueError(f"{self.dataset} has no protocol {', '.join(strange)}; it has {', '.join(known)}")
+    def _protocols_of_the_data(self) -> Experiment:
+        if any(seeds < 1 or seeds > 1000 for seeds in self.protocols.values()):
+            raise ValueError("the number of seeds of a protocol is from 1 to 1000")
+        try:
+            for name in self.protocols:
+                datasets.get(self.dataset).protocol(name)
+        except DatasetError as error:
+            raise ValueError(str(error)) from None
         return self
 
+    def fold(self, recordings: Recordings, protocol: str, name: str | None = None, seed: int = 0) -> Fold:
+        """One fold of a protocol, by its name (None: the first). Raises RecipeError and DatasetError."""
+        found = self.folds(recordings, protocol, seed)
+        for fold in found:
+            if name in (None, fold.split.name):
+                return fold
+        raise RecipeError(f"{protocol} has no fold {name!r}; it has {', '.join(fold.split.name for fold in found)}")
 
-class Recipe(_Experiment):
+    def folds(self, recordings: Recordings, protocol: str, seed: int = 0) -> list[Fold]:
+        """Every fold of one seed of a protocol. Raises RecipeError and DatasetError."""
+        if protocol not in self.protocols:  # no table would show the result
+            raise RecipeError(f"{self.name} has no protocol {protocol}; it has {', '.join(self.protocols)}")
+        if not 0 <= seed < 2**31:
+            raise RecipeError(f"a seed is a whole number from 0 to 2147483647, not {seed}")
+        stated = datasets.get(self.dataset).protocol(protocol)
+        made = stated.splits(recordings, seed)
+        return [Fold(recordings, stated, split, len(made), seed) for split in made]
+
+
+class Recipe(Experiment):
     """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
 
-    `preparation` is what is done to heart sounds before they are cut (None: nothing). With `adversarial` the model is
-    wrapped in a DomainAdversarial whose domains are the groups.
-    `extra_voices` are synthetic speakers mixed into the training side, as arguments of `datasets.stand_in`.
+    `preparation` is what is done to each waveform before it is cut, in the settings of the data set's own preparation
+    (None: nothing). With `adversarial` the model is wrapped in a DomainAdversarial whose domains are the groups.
+    `synthetic` recordings are mixed into the training side; its keys are arguments of `datasets.stand_in`.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -136,24 +208,65 @@ class Recipe(_Experiment):
     model: Model
     training: Settings = Settings()
     validation: Validation | None = None
-    extra_voices: dict[Literal["speakers", "takes", "seed"], int] | None = None
-    preparation: HeartPreparation | None = None
+    synthetic: dict[str, int] | None = None
+    preparation: SerializeAsAny[Preparation] | None = None
     adversarial: Adversarial | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preparation_of_the_data(cls, form: Any) -> Any:
+        if not isinstance(form, Mapping) or not isinstance(form.get("preparation"), Mapping):
+            return form
+        try:
+            kind = datasets.get(str(form.get("dataset"))).preparation
+        except DatasetError as error:
+            raise ValueError(str(error)) from None
+        if kind is None:
+            raise ValueError(f"{form.get('dataset')} has no preparation; leave the key out")
+        try:
+            return {**form, "preparation": kind.model_validate(form["preparation"])}
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(["preparation", *map(str, problem["loc"])])
+            raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        known = datasets.get(self.dataset)
+        if self.clip.starts is not None and self.clip.starts not in known.clip_starts:
+            choices = ", ".join(known.clip_starts) or "none"
+            raise ValueError(f"clip.starts is {self.clip.starts!r}; {self.dataset} knows: {choices}")
         if self.training.keep == "best" and self.validation is None:
             raise ValueError("training.keep is 'best', so the recipe needs a validation part")
-        if bool(self.training.extra_per_epoch) != (self.extra_voices is not None):
-            raise ValueError("extra_voices and training.extra_per_epoch go together; give both or neither")
-        if self.adversarial is not None and not hasattr(getattr(models, self.model.name), "embed"):
-            raise ValueError(f"adversarial needs a model with features of its own, and {self.model.name} names none")
-        if self.adversarial is not None and self.extra_voices is not None:
-            raise ValueError("adversarial and extra_voices do not go together: each synthetic voice would be a domain")
+        if bool(self.training.extra_per_epoch) != (self.synthetic is not None):
+            raise ValueError("synthetic and training.extra_per_epoch go together; give both or neither")
+        if self.synthetic is not None and known.write_stand_in is None:
+            raise ValueError(f"{self.dataset} has no generator of synthetic recordings; leave synthetic out")
+        if self.adversarial is not None and self.synthetic is not None:
+            raise ValueError("adversarial and synthetic do not go together: each synthetic voice would be a domain")
         return self
 
+    def with_training(self, **changes: Any) -> Recipe:
+        """The same recipe with other training settings, checked: `recipe.with_training(epochs=3)`. Raises RecipeError."""
+        try:
+            settings = Settings.model_validate(self.training.model_dump() | changes)
+            return type(self).model_validate(self.model_dump(exclude={"training"}) | {"training": settings})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise RecipeError(f"{self.name}: training.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits that change when anything that can change a score does.
+
+        They cover what differs from the defaults of the recipe's own keys, and every argument of the model and layers.
+        """
+        form = self.model_dump(mode="json", exclude={"name", "title", "protocols", "training", "model"}, exclude_defaults=True)
+        form |= {"training": self.training.identity(), "model": self.model.identity()}
+        return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
+
     def build(self, n_classes: int, n_groups: int | None = None) -> nn.Module:
-        """The model with fresh weights and, if `adversarial`, a second head for `n_groups` groups."""
+        """The model with fresh weights and, if `adversarial`, a second head for `n_groups` groups. Raises RecipeError."""
         try:
             model = self.model.build(n_classes)
         except RecipeError as error:
@@ -162,23 +275,101 @@ class Recipe(_Experiment):
             return model
         return models.DomainAdversarial(model, n_groups, weight=self.adversarial.weight)
 
-    @property
-    def hash(self) -> str:
-        """Eight hex digits that change when anything that can change a score does."""
-        form = self.model_dump(mode="json", exclude={"name", "title", "protocols", "training"})
-        form["training"] = self.training.identity()
-        # Keys of later date: where they are not used, results from before them stay valid.
-        for part, key in ((form, "preparation"), (form, "adversarial"), (form["clip"], "starts")):
-            if part[key] is None:
-                del part[key]
-        return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
+    def clips(self, recordings: Recordings, progress: bool = True) -> Clips:
+        """All recordings, prepared and cut as the recipe says. Raises AudioError, DatasetError and ClipError.
+
+        Notebook: 05_heart_sounds_physionet
+        """
+        if self.preparation is not None:
+            recordings = recordings.prepared(self.preparation)
+        starts = None
+        if self.clip.starts is not None:
+            starts = datasets.get(self.dataset).clip_starts[self.clip.starts](recordings, progress)
+        return Clips.cut(recordings, self.clip.seconds, self.clip.hop_seconds, progress, starts)
+
+    def validation_rows(self, fold: Fold) -> np.ndarray:
+        """The rows of the validation part of a fold; none where the recipe has no validation part."""
+        if self.validation is None:
+            return fold.split.train[:0]
+        if fold.split.validation is not None:
+            return fold.split.validation
+        part = self.validation
+        return splits.hold_out_validation(fold.recordings, fold.split.train, part.fraction, part.by, fold.seed)[1]
+
+    def train(self, fold: Fold, clips: Clips | None = None, **fit_options: Any) -> tuple[nn.Module, training.History, Clips]:
+        """Train on the training side of a fold; returns the model, its history and the clips of all recordings.
+
+        `fit_options` go to `training.fit`. Raises RecipeError, DatasetError and TrainingError.
+
+        Notebook: 02_spoken_digits_cnn
+        """
+        progress = fit_options.get("progress", True)
+        clips = self.clips(fold.recordings, progress) if clips is None else clips
+        validation = self.validation_rows(fold)
+        extra = None
+        if self.synthetic is not None:
+            extra = self.clips(datasets.stand_in(self.dataset, progress=progress, **self.synthetic), progress)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(fold.seed)
+            model = self.build(len(fold.recordings.class_names), len(clips.group_names))
+        self._try_out(model, clips)
+        own = clips.of_recordings(np.setdiff1d(fold.split.train, validation))
+        chosen_on = clips.of_recordings(validation) if len(validation) else None
+        history = training.fit(model, own, chosen_on, self.training, extra=extra, seed=fold.seed, **fit_options)
+        return model, history, clips
+
+    def predict(
+        self,
+        fold: Fold,
+        *,
+        clips: Clips | None = None,
+        run: Callable[..., list[Result]] | None = None,
+        **fit_options: Any,
+    ) -> Prediction:
+        """Train on the training side of a fold, and predict the clips of its test side and of its validation part."""
+        model, history, clips = self.train(fold, clips, **fit_options)
+        validation = self.validation_rows(fold)
+        sides = {"test": fold.split.test, "validation": validation}
+        of_side = {side: clips.of_recordings(rows) for side, rows in sides.items()}
+        facts = {
+            "train": len(np.setdiff1d(fold.split.train, validation)),
+            "validation": len(validation),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "chosen_epoch": history.chosen_epoch,
+            "seconds": round(history.seconds, 2),
+            "device": history.device,
+            "precision": history.precision,
+            "threads": history.threads,
+            "history": json.loads(history.table().to_json(orient="records")),
+            "probe": _probed(model, of_side["validation"], fold) if datasets.get(self.dataset).probe_groups else {},
+        }
+        tables = {side: evaluation.predict_clips(model, part, fold.recordings) for side, part in of_side.items()}
+        return Prediction(**tables, facts=facts, model=model)
+
+    def data_identity(self, fold: Fold, clips: Clips) -> dict[str, str]:
+        """What ties a result to its data: the fingerprint of the clips' recordings, and that of the sides."""
+        return {"fingerprint": clips.fingerprint, "split": fold.identity(self.validation_rows(fold))}
+
+    def _try_out(self, model: nn.Module, clips: Clips) -> None:
+        """Pass two clips through the model in training mode, so that nothing fails after an hour. Raises RecipeError."""
+        try:
+            models.require_fitting(model, clips)
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                state = {name: value.clone() for name, value in model.state_dict().items()}
+                silence = torch.zeros(2, clips.clip_samples)
+                model.train().loss(silence, torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+                model.eval()(silence)
+                model.load_state_dict(state)
+        except BUILD_ERRORS as error:
+            what = f"{self.model.name} cannot take clips of {self.clip.seconds} s ({clips.clip_samples} samples)"
+            raise RecipeError(f"{self.name}: {what}: {error}") from error
 
 
-class GroupPrior(_Experiment):
-    """A baseline that hears nothing: the share of each class among the training recordings of the same group.
+class GroupPrior(Experiment):
+    """A baseline without sound: the share of each class among the training recordings of the same group.
 
-    What it scores above chance comes from knowing the group (the device, the place) alone. A group that is not on the
-    training side gets the share of each class among all.
+    What it scores above chance comes from knowing the group (the device, the location) alone. A group that is not on
+    the training side gets the share of each class among all.
 
     Notebook: 05_heart_sounds_physionet
     """
@@ -190,28 +381,44 @@ class GroupPrior(_Experiment):
         """Eight hex digits that change when anything that can change a score does."""
         return hashlib.sha256(f"{self.baseline} {self.dataset}".encode()).hexdigest()[:8]
 
+    def predict(self, fold: Fold, **_: Any) -> Prediction:
+        """Predict the recordings of the test side, and those of the training side: their threshold is chosen there."""
+        train, test = (fold.table.iloc[rows] for rows in (fold.split.train, fold.split.test))
+        prior = evaluation.group_prior(train["label"], train["group"], len(fold.recordings.class_names))
+        predicted = [prior(side["group"]).set_axis(side.index.to_numpy(str)) for side in (test, train)]
+        facts = {"train": len(train), "validation": 0, "parameters": 0, "chosen_epoch": 0, "seconds": 0.0}
+        return Prediction(*predicted, facts | {"device": "none", "precision": "", "threads": 0})
 
-class Ensemble(_Experiment):
+    def data_identity(self, fold: Fold, clips: Clips | None = None) -> dict[str, str]:
+        """What ties a result to its data: the labels and groups of the recordings, and that of the sides."""
+        table = fold.recordings.table[["recording", "label", "group"]].astype(str).sort_values("recording")
+        fingerprint = digest_of(*fold.recordings.class_names, *table.to_numpy().ravel())
+        return {"fingerprint": fingerprint, "split": fold.identity(fold.split.train[:0])}
+
+
+class Ensemble(Experiment):
     """Several recipes that decide together: the mean of their log-probabilities, seed by seed, fold by fold.
 
-    A GroupPrior may be one of them: what is known of the group, beside what is heard.
+    A GroupPrior may be one of them: what is known of the group, beside what is in the sound.
 
     Source: Hinton 1999, "Products of experts".
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
 
-    members: tuple[str, ...] = Field(min_length=2)
+    members: list[str] = Field(min_length=2)
 
     @property
     def recipes(self) -> list[Recipe | GroupPrior]:
         """The recipes of the members. Raises RecipeError."""
+        from course_lib.experiments.recipe_file import load
+
         members = [load(member) for member in self.members]
         for member in members:
             if isinstance(member, Ensemble) or member.dataset != self.dataset:
                 raise RecipeError(f"{self.name}: the member {member.name} is no recipe of one model for {self.dataset}")
         if all(isinstance(member, GroupPrior) for member in members):
-            raise RecipeError(f"{self.name}: none of the members hears anything")
+            raise RecipeError(f"{self.name}: none of the members is a network")
         return members
 
     @property
@@ -219,49 +426,52 @@ class Ensemble(_Experiment):
         """Eight hex digits that change when a member's do."""
         return hashlib.sha256(" ".join(member.hash for member in self.recipes).encode()).hexdigest()[:8]
 
+    def member_results(self, fold: Fold, run: Callable[..., list[Result]], **fit_options: Any) -> list[Result]:
+        """The members' results on this fold; those that are missing are run."""
+        options = (fold.seed, fold.protocol.name, fold.split.name)
+        return [result for member in self.recipes for result in run(member, *options, **fit_options)]
 
-def names(folder: str) -> list[str]:
-    """Names of the recipes in a folder, such as fsdd or fsdd_mistakes, as `load` takes them. Raises RecipeError."""
-    found = [f"{folder}/{path.stem}" for path in sorted((FOLDER / folder).glob("*.yaml"))]
-    if not found:
-        known = sorted({path.parent.name for path in FOLDER.glob("*/*.yaml")})
-        raise RecipeError(f"there are no recipes for {folder!r}; known: {', '.join(known)}")
-    return found
+    def predict(self, fold: Fold, *, run: Callable[..., list[Result]], **fit_options: Any) -> Prediction:
+        """Pool the members' predictions of the test side, and of the validation part where the networks have one."""
+        members = self.member_results(fold, run, **fit_options)
+        network = max(members, key=lambda member: member.parameters)  # a group prior has none
+        pooled = {"test": evaluation.pool_members([files.predictions(member) for member in members])}
+        pooled["validation"] = pd.DataFrame(np.empty((0, len(fold.recordings.class_names))))
+        if network.validation:  # the same recordings for every network, for the seed draws them
+            parts = [files.predictions(member, "validation") for member in members]
+            pooled["validation"] = evaluation.pool_members(parts)
+        same = ("train", "validation", "device", "precision", "threads")
+        facts = {name: getattr(network, name) for name in same} | {"chosen_epoch": 0}
+        facts["parameters"] = sum(member.parameters for member in members)
+        facts["seconds"] = round(sum(member.seconds for member in members), 2)
+        facts["members"] = {member.recipe: member.predictions for member in members}
+        return Prediction(**pooled, facts=facts)
+
+    def identity_of(self, members: list[Result]) -> dict[str, Any]:
+        """What ties a result to its data: the data of its members, who are on one split, and their predictions."""
+        networks = [member for member in members if member.parameters]
+        fingerprint = digest_of(*sorted(member.fingerprint for member in members))
+        predictions = {member.recipe: member.predictions for member in members}
+        return {"fingerprint": fingerprint, "split": digest_of(*sorted({n.split for n in networks})), "members": predictions}
 
 
-def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
-    """Read a recipe of the course by name ("fsdd/spectrogram_cnn"), or any YAML file by path. Raises RecipeError.
+def _probed(model: nn.Module, clips: Clips, fold: Fold) -> dict[str, float]:
+    """How well the groups can be read from a network's features, averaged over the clips of each recording.
 
-    A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior.
-
-    Notebook: 02_spoken_digits_cnn
+    Nothing where there are fewer than two groups with enough recordings.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        known = [f"{path.parent.name}/{path.stem}" for path in sorted(FOLDER.glob("*/*.yaml"))]
-        if name in {recipe.split("/")[0] for recipe in known}:
-            raise RecipeError(f"{name} is a folder of recipes; to run whatever is missing in it, add --all")
-        raise RecipeError(f"there is no recipe {name}; known: {', '.join(known)}, or the path of a .yaml file")
-    try:
-        form = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path.name} is not a YAML file: {error}") from None
-    if not isinstance(form, dict):
-        raise RecipeError(f"{path.name}: expected keys and values, got {type(form).__name__}")
-    try:
-        kind = Ensemble if "members" in form else GroupPrior if "baseline" in form else Recipe
-        recipe = kind.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)
-    except ValidationError as error:
-        raise RecipeError("; ".join(_explain(path.name, kind, problem) for problem in error.errors())) from None
-    shipped = FOLDER / f"{recipe.name}.yaml"
-    if shipped.is_file() and not shipped.samefile(path):
-        raise RecipeError(f"{path}: the course has a recipe {recipe.name}; give yours another name, or its results mix")
-    return recipe
+    rows = clips.recording.numpy()
+    groups = fold.table["group"].to_numpy(str)
+    if (np.unique(groups[np.unique(rows)], return_counts=True)[1] >= _PROBE_FOLDS).sum() < 2:
+        return {}
+    features = pd.DataFrame(evaluation.embed(model, clips).numpy()).groupby(rows).mean()
+    return evaluation.probe(features, groups[features.index], features.index, _PROBE_FOLDS)._asdict()
 
 
 def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
-    if name not in module.__all__:
-        raise ValueError(f"unknown {module.__name__.split('.')[-1]} {name!r}; known: {', '.join(module.__all__)}")
+    if name not in module.__all__ or not _is_layer(getattr(module, name)):
+        known = ", ".join(each for each in module.__all__ if _is_layer(getattr(module, each)))
+        raise ValueError(f"unknown {module.__name__.split('.')[-1].removesuffix('s')} {name!r}; known: {known}")
     parameters = inspect.signature(getattr(module, name)).parameters
     accepted = [key for key in parameters if key not in _FILLED_IN]
     unknown = sorted(set(arguments) - set(accepted))
@@ -274,28 +484,28 @@ def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
     for key, value in arguments.items():
         try:
             # By way of JSON, which knows as little of tuples as YAML does.
-            TypeAdapter(kinds[key], config=_ANY_CLASS).validate_json(json.dumps(value, default=str), strict=True)
+            text = json.dumps(value, default=str, allow_nan=False)
+            TypeAdapter(kinds[key], config=_ANY_CLASS).validate_json(text, strict=True)
         except ValidationError as error:
             message = error.errors()[0]["msg"].replace("Input should", "should")
             raise ValueError(f"{name}: {key} {message}, not {value!r}") from None
+        except ValueError:
+            raise ValueError(f"{name}: {key} must be a finite number, not {value!r}") from None
+
+
+def _is_layer(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, nn.Module)
+
+
+def _resolved(module: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of a call. A default that switches something off (None, False, 0) is left out: so a new feature
+    of a layer leaves older hashes as they are."""
+    parameters = inspect.signature(getattr(module, name)).parameters
+    defaults = {key: value.default for key, value in parameters.items() if key not in _FILLED_IN}
+    resolved = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty} | arguments
+    used = {key: value for key, value in resolved.items() if value or value != defaults[key]}
+    return json.loads(json.dumps(used, default=str))
 
 
 _FILLED_IN = ("n_classes", "front_end")
-_ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
-
-
-def _explain(file: str, kind: type[_Form], problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        form: Any = kind
-        for part in problem["loc"][:-1]:
-            annotation = form.model_fields[part].annotation
-            form = next(
-                (kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")),
-                form,
-            )
-        message = (
-            f"unknown key; allowed: {', '.join(key for key in form.model_fields if key != 'name' or form is Model)}"
-        )
-    return f"{file}: {place + ': ' if place else ''}{message}"
+_ANY_CLASS = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)

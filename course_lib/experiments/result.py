@@ -1,28 +1,34 @@
-"""The results of finished runs: one JSON file each, with the predictions behind it in a file beside."""
+"""The results of finished runs: one JSON file each, with the predictions behind it in a file beside.
+
+Notebook: 02_spoken_digits_cnn
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import math
 import zipfile
 import zlib
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from course_lib import CourseError, environment, evaluation
+from course_lib import CourseError, datasets, environment, evaluation
 from course_lib.files import write_whole
-from course_lib.experiments.recipe import Ensemble, GroupPrior, Recipe
 
 logger = logging.getLogger(__name__)
 PARTS = {"test": "", "validation": "validation_"}
+_LONGEST_NAME = 120
 
 
 class ResultError(CourseError):
@@ -33,15 +39,20 @@ class ResultBusy(ResultError):
     """Another process is at work on this result."""
 
 
-def _fraction(value: float) -> float:
-    if value < 0 or value > 1:
-        raise ValueError("is not between 0 and 1")
-    return value
+class Identified(Protocol):
+    """What results are filed under: a recipe, an ensemble or a group prior."""
+
+    name: str
+    dataset: str
+    protocols: dict[str, int]
+
+    @property
+    def hash(self) -> str: ...
 
 
 # JSON knows no NaN, so that null is written in its place.
 Fraction = Annotated[
-    float, BeforeValidator(lambda value: math.nan if value is None else value), AfterValidator(_fraction)
+    float, BeforeValidator(lambda value: math.nan if value is None else value), Field(allow_inf_nan=True)
 ]
 Count = Annotated[int, Field(ge=0)]
 
@@ -50,11 +61,15 @@ Count = Annotated[int, Field(ge=0)]
 class Result:
     """One finished training and its test scores: what was run, on what data, by what, and which errors remain.
 
-    `source` is "real" or "stand-in". `per_class` is the recall of each class and `per_group` the accuracy on each
-    group (speaker, device) of the test side, as fractions; `group_sizes` counts its recordings; `errors` maps each
-    misheard recording to the class it was taken for; `confusion` has a row for each true class. Between two classes
-    `threshold` is the probability from which a recording is class 1, and `rules` holds the scores by other rules.
-    `probe` says how well features of the validation part tell groups apart (accuracy) and what guessing does (chance).
+    `source` is "real" or "stand-in"; `fingerprint` is that of the recordings with their labels and groups, `split` that
+    of who is on which side, `predictions` that of the predictions in the file beside. `counts` has, for each group of the
+    test side and each class, how many recordings there are and how many are classified correctly; `errors` maps each recording that was classified wrongly to its predicted class; `confusion` has a row
+    for each true class. Between two classes `threshold` is the probability from which a recording is class 1. `rules`
+    holds the scores of single clips and of recordings by other rules, where recordings have several clips. `probe`
+    tells how well the groups of the validation part can be read from its features (accuracy), and what guessing gives
+    (chance). `history` has a row for each epoch, `members` the predictions that an ensemble was made of.
+
+    Notebook: 02_spoken_digits_cnn
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -68,17 +83,17 @@ class Result:
     seed: Count
     source: Literal["real", "stand-in"]
     fingerprint: str
+    split: str
+    predictions: str
     train: Count
     validation: Count
     test: Annotated[int, Field(ge=1)]
     scores: dict[str, Fraction]
-    per_class: dict[str, Fraction]
-    per_group: dict[str, Fraction]
-    group_sizes: dict[str, Count]
+    counts: dict[str, dict[str, list[Count]]]
     errors: dict[str, str]
     confusion: list[list[Count]]
     parameters: Count
-    kept_epoch: Count
+    chosen_epoch: Count
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     device: str
     precision: str
@@ -87,33 +102,241 @@ class Result:
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     rules: dict[str, dict[str, Fraction]] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, float | None]] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
-        """The score to show where there is room for one: MAcc between two classes, else accuracy."""
-        name = "MAcc" if "macc" in self.scores else "accuracy"
-        return f"{name} {self.scores[name.lower()]:.1%}"
+        """The score to show where there is room for one."""
+        return f"balanced accuracy {self.scores['balanced_accuracy']:.1%}"
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Recall of each class of the test side."""
+        sums = self.table().groupby("label", sort=False)[["right", "total"]].sum()
+        return (sums["right"] / sums["total"]).to_dict()
+
+    @property
+    def per_group(self) -> dict[str, float]:
+        """Balanced accuracy on each group of the test side: the mean recall of the classes that occur there."""
+        table = self.table()
+        return (table["right"] / table["total"]).groupby(table["group"], sort=False).mean().to_dict()
+
+    def table(self) -> pd.DataFrame:
+        """`counts` as a table: a row for each group and class that occurs, with total and right."""
+        rows = [(group, label, *pair) for group, classes in self.counts.items() for label, pair in classes.items()]
+        return pd.DataFrame(rows, columns=["group", "label", "total", "right"])
 
     @property
     def path(self) -> Path:
-        """Where this result is kept; stand-in results have a folder of their own."""
-        return path_of(self.recipe, self.protocol, self.fold, self.seed, self.source)
+        """Where this result is, or will be; stand-in results have a folder of their own."""
+        return path_of(self.recipe, self.protocol, self.fold, self.seed, self.source, self.recipe_hash)
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the trained weights are, if they were asked for."""
+        return self.path.with_suffix(".safetensors")
 
 
 _FILE = TypeAdapter(Result)
 
 
 def root_of(source: str) -> Path:
-    return environment.results_folder() if source == "real" else environment.cache_folder() / "results_on_stand_ins"
+    """The folder of the results on real or on stand-in data."""
+    if source == "real":
+        return environment.results_folder()
+    return environment.cache_folder() / "results_on_stand_ins"
 
 
-def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str) -> Path:
-    return root_of(source) / recipe / protocol / f"{fold}-seed{seed}.json"
+def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str, recipe_hash: str = "") -> Path:
+    """The path of a result: `RECIPE/PROTOCOL/FOLD-seedN.json`, with what no file name can hold written as %XX.
+
+    Where another recipe of that name has a result already, the hash of the recipe is part of the file name.
+    """
+    folder = root_of(source).joinpath(*map(file_name, recipe.split("/")), file_name(protocol))
+    path = folder / f"{file_name(fold)}-seed{seed}.json"
+    if recipe_hash and path.is_file() and _hash_in(path) not in (recipe_hash, None):
+        return path.with_stem(f"{path.stem}-{recipe_hash}")
+    return path
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes and that tells names apart; ordinary names stay as they are."""
+    safe = quote(name, safe=" +,=@()[]")
+    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    return safe if len(safe) <= _LONGEST_NAME else f"{safe[:80]}-{digest_of(name)}"
+
+
+def digest_of(*texts: str) -> str:
+    """Sixteen hex digits that identify a list of texts."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file: complete, or not at all."""
+    """Write a JSON file: complete, or not at all; NaN is written as null. Raises ResultError."""
     _write(path, (json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def write(result: Result, clips: Mapping[str, pd.DataFrame], recordings: pd.DataFrame) -> Result:
+    """Write the predictions and then the result, so that where there is a result there are predictions.
+
+    `clips` has the class probabilities of the clips of each part (test, validation), named after their recordings;
+    `recordings` the label and the group of every recording. Returns the result with the digest of its predictions.
+    """
+    arrays = {}
+    for part, prefix in PARTS.items():
+        names = clips[part].index
+        arrays |= {
+            f"{prefix}recording": names.to_numpy(str),
+            f"{prefix}probabilities": clips[part].to_numpy(np.float32),
+            f"{prefix}label": recordings["label"][names].to_numpy(np.int16),
+            f"{prefix}group": recordings["group"][names].to_numpy(str),
+        }
+    result = replace(result, predictions=digest_of_arrays(arrays))
+    path = result.path
+    np.savez_compressed(packed := io.BytesIO(), **arrays)
+    _write(path.with_suffix(".npz"), packed.getvalue())
+    write_json(path, signed(asdict(result)))
+    return result
+
+
+def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Sixteen hex digits that identify named arrays, whatever the file around them."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        content = "\0".join(array.tolist()).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes()
+        digest.update(f"{name}\0{array.shape}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a result file with a digest of it, so that damage and edits are noticed."""
+    plain = {key: value for key, value in _without_nan(content).items() if key != "digest"}
+    return plain | {"digest": digest_of(json.dumps(plain, sort_keys=True, allow_nan=False))}
+
+
+def predictions(result: Result, part: str = "test") -> pd.DataFrame:
+    """The class probabilities behind a result: a row for each clip of a part, named after its recording.
+
+    A column for each class. `part` is test or validation. Raises ResultError when the file beside the result is
+    missing, damaged or another result's.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+    arrays = _arrays(result, part)
+    return pd.DataFrame(arrays["probabilities"].astype(float), index=arrays["recording"])
+
+
+def decisions(result: Result, part: str = "test", rule: str | None = None) -> pd.DataFrame:
+    """What each recording of a part, test or validation, was classified as: a row each.
+
+    Columns: label, group, clip_accuracy (the share of its clips that are right) and those of `evaluation.decide`, by
+    the rule of the protocol unless another one is given. Raises ResultError as `predictions` does.
+
+    Notebook: 05_heart_sounds_physionet
+    """
+    arrays = _arrays(result, part)
+    clips = pd.DataFrame(arrays["probabilities"].astype(float), index=arrays["recording"])
+    about = pd.DataFrame({"label": arrays["label"].astype(int), "group": arrays["group"]}, index=arrays["recording"])
+    about = about.groupby(level=0, sort=False).first()
+    rule = rule or datasets.get(result.form["dataset"]).protocol(result.protocol).decision
+    decided = evaluation.decide(clips, rule, result.threshold)
+    return pd.concat([about, decided], axis=1).assign(clip_accuracy=evaluation.clip_accuracy(clips, about["label"]))
+
+
+def has_predictions(result: Result) -> bool:
+    """Whether the predictions beside a result are there and are its own."""
+    try:
+        _arrays(result, "test")
+    except ResultError:
+        return False
+    return True
+
+
+def read(path: Path) -> Result:
+    """Read one result file. Raises ResultError naming it when it is damaged, edited or in another one's place."""
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or signed(content) != content:
+            raise ValueError("its content does not match its digest")
+        del content["digest"]
+        result = _FILE.validate_json(json.dumps(content))
+        expected = path_of(result.recipe, result.protocol, result.fold, result.seed, result.source)
+        if path.resolve().parent != expected.resolve().parent or not path.stem.startswith(expected.stem):
+            raise ValueError(f"it belongs to {expected}")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    else:
+        return result
+    raise ResultError(f"{path} is damaged ({reason}); delete it and run its recipe again")
+
+
+def results(recipe: Identified, protocol: str, source: str = "real", whole_seeds: bool = False) -> list[Result]:
+    """The results of this version of a recipe under one protocol; with `whole_seeds`, of seeds with every fold.
+
+    Those of other versions are left out. A damaged file, and a seed whose folds are of different data, is named in a
+    warning and left out.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    found = []
+    for path in _files(recipe, protocol, source):
+        try:
+            found.append(read(path))
+        except ResultError as error:
+            logger.warning("%s", error)
+    found = [result for result in found if result.recipe_hash == recipe.hash]
+    if not whole_seeds:
+        return found
+    by_seed: dict[int, list[Result]] = defaultdict(list)
+    for result in found:
+        by_seed[result.seed].append(result)
+    whole = []
+    for seed, folds in sorted(by_seed.items()):
+        if len({result.fingerprint for result in folds}) > 1:
+            logger.warning("%s, %s, seed %s: its folds are of different data; run it again", recipe.name, protocol, seed)
+        elif len(folds) == folds[0].folds:
+            whole += folds
+    return whole
+
+
+def damaged(recipe: Identified, source: str = "real") -> list[Path]:
+    """The damaged result files of a recipe."""
+    found = []
+    for path in [path for protocol in recipe.protocols for path in _files(recipe, protocol, source)]:
+        try:
+            read(path)
+        except ResultError:
+            found.append(path)
+    return found
+
+
+def _arrays(result: Result, part: str) -> dict[str, np.ndarray]:
+    path = result.path.with_suffix(".npz")
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        if digest_of_arrays(arrays) != result.predictions:
+            raise ValueError("they are not those of the result")
+        return {name: arrays[PARTS[part] + name] for name in ("recording", "probabilities", "label", "group")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ResultError(f"{path}, the predictions of a result, cannot be used ({error}); run it again") from None
+
+
+def _hash_in(path: Path) -> str | None:
+    """The recipe's hash in a result file; None where there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content.get("recipe_hash") if isinstance(content, dict) else None
+
+
+def _files(recipe: Identified, protocol: str, source: str) -> list[Path]:
+    return sorted(path_of(recipe.name, protocol, "x", 0, source).parent.glob("*.json"))
 
 
 def _without_nan(content: Any) -> Any:
@@ -130,144 +353,3 @@ def _write(path: Path, content: bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise ResultError(f"cannot write the result {path}: {error}") from error
-
-
-def keep(result: Result, tested: pd.DataFrame, held_out: pd.DataFrame, about: pd.DataFrame) -> None:
-    """Write the predictions and then the result, so that where there is a result there are predictions.
-
-    The probabilities are those of the clips of the test side and of the validation part, named after their recordings;
-    `about` has the label and the group of every recording.
-    """
-    arrays = {}
-    for prefix, clips in zip(PARTS.values(), (tested, held_out), strict=True):
-        arrays |= {f"{prefix}recording": clips.index.to_numpy(str)}
-        arrays |= {f"{prefix}probabilities": clips.to_numpy(np.float32)}
-        arrays |= {f"{prefix}label": about["label"][clips.index].to_numpy(np.int16)}
-        arrays |= {f"{prefix}group": about["group"][clips.index].to_numpy(str)}
-    np.savez_compressed(packed := io.BytesIO(), **arrays)
-    _write(result.path.with_suffix(".npz"), packed.getvalue())
-    write_json(result.path, asdict(result))
-
-
-def predictions(result: Result, part: str = "test") -> pd.DataFrame:
-    """The class probabilities behind a result: a row for each clip of a part, named after its recording.
-
-    A column for each class. `part` is test or validation. Raises ResultError when the file beside the result is missing
-    or damaged.
-
-    Notebook: 03_raw_waveforms_sample_cnn
-    """
-    recording, probabilities = _arrays(result, part, "recording", "probabilities")
-    return pd.DataFrame(probabilities.astype(float), index=recording)
-
-
-def decisions(result: Result, part: str = "test") -> pd.DataFrame:
-    """What a model for two classes said of each recording of a part, test or validation.
-
-    Columns: label, group, clips (how many), vote (the share of them called class 1), probability (of class 1, pooled),
-    margin (how far it is from the threshold, by the rule of the protocol) and predicted (1 from a margin of 0). Raises
-    ResultError as `predictions` does.
-
-    Notebook: 05_heart_sounds_physionet
-    """
-    recording, probabilities, label, group = _arrays(result, part, "recording", "probabilities", "label", "group")
-    clips = pd.DataFrame(probabilities.astype(float), index=recording)
-    about = pd.DataFrame({"label": label.astype(int), "group": group}, index=recording)
-    by_recording = about.groupby(level=0, sort=False)
-    found = by_recording.first().assign(clips=by_recording.size(), vote=evaluation.vote(clips))
-    margin = _margin(clips, result.protocol, result.threshold)
-    return found.assign(probability=evaluation.pooled(clips)[1], margin=margin, predicted=(margin >= 0).astype(int))
-
-
-def decide(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
-    """The class of each recording, from the class probabilities of its clips.
-
-    The likeliest one by the pooled probabilities; of two classes 1 when its pooled probability reaches the threshold
-    or, as in the origin of list 0, when at least half of the clips vote for it.
-    """
-    if clips.shape[1] != 2:
-        return evaluation.pooled(clips).idxmax(axis=1)
-    return (_margin(clips, protocol, threshold) >= 0).astype(int)
-
-
-def _margin(clips: pd.DataFrame, protocol: str, threshold: float) -> pd.Series:
-    if protocol == "published_list_0":
-        return evaluation.vote(clips) - 0.5
-    return evaluation.log_odds(evaluation.pooled(clips)[1]) - evaluation.log_odds(threshold)
-
-
-def _arrays(result: Result, part: str, *names: str) -> list[np.ndarray]:
-    path = result.path.with_suffix(".npz")
-    try:
-        with np.load(path) as file:
-            return [file[PARTS[part] + name] for name in names]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ResultError(f"{path}, the predictions of a result, cannot be read ({error}); run it again") from None
-
-
-def read(path: Path) -> Result:
-    """Read one result file. Raises ResultError naming it when it is damaged or lies in another one's place."""
-    try:
-        result = _FILE.validate_json(path.read_bytes())
-        _require_consistent(result)
-        if path.resolve() != result.path.resolve():
-            raise ValueError(f"it belongs to {result.path}")
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
-        reason = f"{place}: {message}" if place else message
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    else:
-        return result
-    raise ResultError(f"{path} is damaged ({reason}); delete it and run its recipe again")
-
-
-def _require_consistent(result: Result) -> None:
-    """Raise ValueError unless the counts of a result agree with one another and with its accuracy."""
-    counted = sum(map(sum, result.confusion))
-    right = sum(row[number] for number, row in enumerate(result.confusion) if number < len(row))
-    if (
-        not result.test == counted == sum(result.group_sizes.values())
-        or result.per_group.keys() != result.group_sizes.keys()
-    ):
-        raise ValueError("its counts of recordings differ")
-    if len(result.errors) != result.test - right:
-        raise ValueError(f"it names {len(result.errors)} errors and counts {result.test - right}")
-    if not math.isclose(result.scores.get("accuracy", math.nan), right / result.test, abs_tol=1e-6):
-        raise ValueError(f"its accuracy is not {right} of {result.test}")
-
-
-def results(
-    recipe: Recipe | Ensemble | GroupPrior, protocol: str, source: str = "real", whole_seeds: bool = False
-) -> list[Result]:
-    """The kept results of this version of a recipe under one protocol; with `whole_seeds`, of seeds with every fold.
-
-    Those of other versions are left out; a damaged file is named in a warning and left out.
-
-    Notebook: 02_spoken_digits_cnn
-    """
-    kept = []
-    for path in _files(recipe.name, protocol, source):
-        try:
-            kept.append(read(path))
-        except ResultError as error:
-            logger.warning("%s", error)
-    kept = [result for result in kept if result.recipe_hash == recipe.hash]
-    folds = Counter(result.seed for result in kept)
-    return [result for result in kept if not whole_seeds or folds[result.seed] == result.folds]
-
-
-def damaged(recipe: Recipe | Ensemble | GroupPrior, source: str = "real") -> list[Path]:
-    """The damaged result files of a recipe."""
-    found = []
-    for path in [path for protocol in recipe.protocols for path in _files(recipe.name, protocol, source)]:
-        try:
-            read(path)
-        except ResultError:
-            found.append(path)
-    return found
-
-
-def _files(recipe: str, protocol: str, source: str) -> list[Path]:
-    return sorted(path_of(recipe, protocol, "", 0, source).parent.glob("[!.]*.json"))

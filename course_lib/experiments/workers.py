@@ -1,4 +1,10 @@
-"""What is missing among a data set's results, run by several processes at once."""
+"""Whatever is missing among the results of a folder of recipes, run by any number of processes.
+
+Each process goes through the same list and claims one training after the other by a file lock, so that processes on
+one shared folder, on one machine or on several, work together without knowing of one another.
+
+Notebook: 03_raw_waveforms_sample_cnn
+"""
 
 from __future__ import annotations
 
@@ -7,16 +13,18 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from course_lib import CourseError, datasets, experiments, recipes
-from course_lib.training import History
+from course_lib import CourseError, datasets
+from course_lib.experiments import recipe_file
+from course_lib.experiments.recipe import Ensemble, Recipe
+from course_lib.experiments.result import ResultBusy, results
+from course_lib.experiments.runs import run
 
 
 @dataclass(frozen=True)
@@ -33,94 +41,126 @@ class Job:
 
 
 def missing(folder: str, only: list[str] | None = None) -> list[Job]:
-    """Every training that the recipes of a folder, such as fsdd, promise and that has no result: short protocols first.
+    """Every training that the recipes of a folder promise and that has no result: protocols with few folds first.
 
-    `only` names some of the recipes. Raises RecipeError and DatasetError.
+    `only` names some of the recipes. Ensembles come last. Raises RecipeError and DatasetError.
     """
     jobs = []
-    for name in dict.fromkeys(only or recipes.names(folder)):
-        recipe = recipes.load(name)
+    for name in dict.fromkeys(only or recipe_file.names(folder)):
+        recipe = recipe_file.load(name)
         recordings = datasets.load(recipe.dataset)
         for protocol, seeds in recipe.protocols.items():
-            done = {(result.fold, result.seed) for result in experiments.results(recipe, protocol, recordings.source)}
+            done = {(result.fold, result.seed) for result in results(recipe, protocol, recordings.source)}
             for seed in range(seeds):
-                folds = experiments.folds_of(recordings, protocol, seed)
-                jobs += [Job(name, protocol, fold.name, seed) for fold in folds if (fold.name, seed) not in done]
-    return sorted(jobs, key=lambda job: (job.protocol.startswith("leave_one"), job.seed))
+                folds = recipe.folds(recordings, protocol, seed)
+                order = (isinstance(recipe, Ensemble), len(folds), seed)
+                jobs += [
+                    (order, Job(name, protocol, fold.split.name, seed))
+                    for fold in folds
+                    if (fold.split.name, seed) not in done
+                ]
+    return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
 
 
 def run_missing(
-    folder: str, workers: int = 1, only: list[str] | None = None, progress: bool = True
+    folder: str,
+    only: list[str] | None = None,
+    progress: bool = True,
+    report: Callable[[str], None] | None = None,
 ) -> tuple[list[str], int]:
-    """Run what is missing with `workers` processes, which share the cores and the GPUs.
+    """Run what is missing, one training after the other, in this process.
 
-    Returns what went wrong, and how many trainings were left to another process, which is at work on them.
-    Stop it anywhere: what is finished is kept, what was under way goes on from its last epoch in the next call. Raises
-    RecipeError and DatasetError.
+    Returns what went wrong, and how many trainings were left to other processes, which are at work on them. `report`
+    is called with a line for each that is finished. Stop it anywhere: finished results stay, and what was under way
+    goes on from its last epoch in the next call. Raises RecipeError and DatasetError.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
-    if workers < 1:
-        raise CourseError(f"workers is {workers}; at least one is needed")
-    jobs = missing(folder, only)
-    spawn = multiprocessing.get_context("spawn")
-    numbers, shares = spawn.SimpleQueue(), spawn.Array("d", workers)
-    for number in range(workers):
-        numbers.put(number)
-    problems: list[str] = []
-    left = 0
+    jobs, problems, busy = missing(folder, only), [], 0
     bar = tqdm(total=len(jobs), desc=f"{folder}: trainings", disable=not progress, bar_format=_BAR)
-    pool = ProcessPoolExecutor(workers, spawn, _start_worker, (numbers, shares, workers, _devices(), os.getpid()))
-    running: dict[Future[str], Job] = {}
+    for number, job in enumerate(jobs):
+        recipe = recipe_file.load(job.recipe)
+
+        def show(history: Any, number: int = number, recipe: Any = recipe) -> None:
+            if isinstance(recipe, Recipe):  # an ensemble's members have recipes of their own
+                bar.n = number + len(history.epochs) / recipe.training.epochs
+                bar.refresh()
+
+        try:
+            [result] = run(recipe, job.seed, job.protocol, job.fold, wait=False, progress=False, on_epoch=show)
+            line = f"{job}: {result.headline}"
+            (report or bar.set_postfix_str)(line)
+        except ResultBusy:
+            busy += 1
+        except CourseError as error:
+            problems.append(f"{job}: {error}")
+        except (RuntimeError, MemoryError) as error:  # such as CUDA's out of memory: the other trainings go on
+            problems.append(f"{job}: {type(error).__name__}: {error}")
+        bar.n = number + 1
+        bar.refresh()
+    bar.close()
+    return problems, busy
+
+
+def run_in_processes(
+    folder: str, workers: int, only: list[str] | None = None, progress: bool = True
+) -> tuple[list[str], int]:
+    """`run_missing` in several processes at once, which take turns at the GPUs.
+
+    Raises CourseError when one of them is killed; what the others finished stays.
+
+    Notebook: 03_raw_waveforms_sample_cnn
+    """
+    if not 1 <= workers <= 1000:
+        raise CourseError(f"workers is {workers}; it is from 1 to 1000")
+    if workers == 1:
+        return run_missing(folder, only, progress)
+    total = len(missing(folder, only))
+    spawn = multiprocessing.get_context("spawn")
+    lines, ends = spawn.SimpleQueue(), [spawn.SimpleQueue() for _ in range(workers)]
+    devices, before = _devices(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    processes = []
     try:
-        running |= {pool.submit(_work, job): job for job in jobs}
-        finished = 0
-        while running:
-            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = running.pop(future)
-                try:
-                    bar.set_postfix_str(f"{job}: {future.result()}")
-                except BrokenProcessPool:
-                    raise
-                except experiments.ResultBusy:
-                    left += 1
-                except CourseError as error:
-                    problems.append(f"{job}: {error}")
-                except Exception as error:  # such as CUDA's out of memory: the other trainings go on
-                    problems.append(f"{job}: {type(error).__name__}: {error}")
-                finished += 1
-            bar.n = finished + sum(shares)
-            bar.refresh()
-    except BrokenProcessPool:
-        raise CourseError("a training process was killed, perhaps for want of memory; use fewer workers") from None
+        for number, end in enumerate(ends):
+            if devices:  # before CUDA starts in that process
+                os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+            process = spawn.Process(target=_work, args=(folder, only, lines, end, os.getpid()))
+            process.start()
+            processes.append(process)
     finally:
-        bar.close()
-        if running:  # stopped; who has nothing left to do ends by itself
-            for child in multiprocessing.active_children():
-                child.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-    return problems, left
+        if devices:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            os.environ |= {} if before is None else {"CUDA_VISIBLE_DEVICES": before}
+    try:
+        with tqdm(total=total, desc=f"{folder}: trainings", disable=not progress) as bar:
+            while any(process.is_alive() for process in processes):
+                while not lines.empty():
+                    bar.set_postfix_str(lines.get())
+                    bar.update()
+                processes[0].join(0.2)
+                time.sleep(0.05)
+    finally:
+        for process in processes:
+            if process.is_alive():  # stopped from outside
+                process.terminate()
+            process.join()
+    found = [end.get() for end in ends if not end.empty()]
+    if len(found) < workers:
+        raise CourseError("a training process was killed, perhaps for want of memory; use fewer workers")
+    problems = [problem for each, _ in found for problem in each]
+    return list(dict.fromkeys(problems)), len(missing(folder, only)) - len(set(problems))
 
 
 _BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}{postfix}"
-_worker: dict[str, Any] = {}
 
 
-def _start_worker(numbers: Any, shares: Any, workers: int, devices: list[str], parent: int) -> None:
-    number = numbers.get()
-    _worker.update(number=number, shares=shares)
+def _work(folder: str, only: list[str] | None, lines: Any, end: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the others
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]  # before CUDA starts in this process
-
-
-def _devices() -> list[str]:
-    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
-    count = torch.cuda.device_count()
-    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
+    try:
+        end.put(run_missing(folder, only, progress=False, report=lines.put))
+    except CourseError as error:
+        end.put(([str(error)], 0))
 
 
 def _end_with(parent: int) -> None:
@@ -129,18 +169,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(job: Job) -> str:
-    recipe = recipes.load(job.recipe)
-    number, shares = _worker["number"], _worker["shares"]
-
-    def report(history: History) -> None:
-        if isinstance(recipe, recipes.Recipe):  # an ensemble's members have recipes of their own
-            shares[number] = len(history.epochs) / recipe.training.epochs
-
-    try:
-        [result] = experiments.run(
-            recipe, job.seed, job.protocol, job.fold, wait=False, progress=False, on_epoch=report
-        )
-    finally:
-        shares[number] = 0.0
-    return result.headline
+def _devices() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []

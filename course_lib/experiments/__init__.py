@@ -1,0 +1,45 @@
+"""Recipes, their runs, the results and tables of them.
+
+Notebook: 02_spoken_digits_cnn
+"""
+
+from course_lib import training
+from course_lib.experiments.recipe import Ensemble, Fold, GroupPrior, Prediction, Recipe, RecipeError
+from course_lib.experiments.recipe_file import load, names
+from course_lib.experiments.result import (
+    Result,
+    ResultBusy,
+    ResultError,
+    damaged,
+    decisions,
+    predictions,
+    read,
+    results,
+    write_json,
+)
+from course_lib.experiments.runs import load_model, run
+from course_lib.experiments.tables import table
+
+__all__ = [
+    "Ensemble",
+    "Fold",
+    "GroupPrior",
+    "Prediction",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "ResultBusy",
+    "ResultError",
+    "damaged",
+    "decisions",
+    "load",
+    "load_model",
+    "names",
+    "predictions",
+    "read",
+    "results",
+    "run",
+    "table",
+    "training",
+    "write_json",
+]
