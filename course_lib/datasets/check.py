@@ -1,4 +1,4 @@
-"""Whether the recordings on disk are the published ones, sample by sample.
+"""Whether the recordings on disk are the published ones, sample by sample; and what is wrong with one's own.
 
 A manifest is a text file with a line `HASH  LABEL  RECORDING` for every recording, sorted by recording.
 """
@@ -8,33 +8,39 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib import audio, environment
-from course_lib.datasets.catalogue import Entry, entry
+from course_lib import audio
+from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
 
+MOST_GROUPS = 20
+CLIPPED = 0.001  # of the samples at the highest level: a waveform with its tops cut off
 
-def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True, samples: bool = True) -> list[str]:
-    """List what is wrong with a data set, given by name or as an entry; the list is empty when all is well.
 
-    `folder` is the data set's own folder, `COURSE_DATA/name` unless given. Compares the number of recordings, the
-    size of the classes, every sample rate (Hz) and, with the manifest, the label and the samples of every recording;
-    tells flat lines and what is too short to be of use. `samples=False` leaves the manifest out, for an archive that a
-    checksum vouches for. Bad data never raise; an unknown name raises DatasetError.
+def check(wanted: str | Dataset, folder: Path | None = None, progress: bool = True, samples: bool = True) -> list[str]:
+    """List what is wrong with a data set, given by name, by the path of a folder or as a Dataset; empty: all is well.
+
+    `folder` is where it is, its own place unless given. Compares with the catalogue the number of recordings, the size
+    of the classes, every sample rate (Hz) and, with a manifest, the label and the samples of every recording; lists
+    flat lines and what is too short to be of use. Of one's own sounds it lists clipped recordings and copies of one
+    recording too. `samples=False` leaves the manifest out, for an archive that a checksum verifies. Bad data
+    never raise; an unknown name raises DatasetError.
 
     Notebook: 02_spoken_digits_cnn
     """
-    known = wanted if isinstance(wanted, Entry) else entry(wanted)
-    folder = environment.data_folder() / known.name if folder is None else folder
+    dataset = _dataset(wanted)
+    folder = folder or dataset.folder
     if not folder.is_dir():
-        return [f"{folder} does not exist; run: python -m course_lib data fetch {known.name}"]
+        return [f"{folder} does not exist; run: python -m course_lib data fetch {dataset.name}"]
     problems: list[str] = []
     try:
-        recordings = known.read(folder, "real")
+        recordings = dataset.read(folder, "real")
     except LayoutError as error:
         problems += error.problems
         if error.sound is None:
@@ -42,27 +48,67 @@ def check(wanted: str | Entry, folder: Path | None = None, progress: bool = True
         recordings = error.sound
     except (DatasetError, OSError, ValueError, LookupError) as error:
         return [_shorten(error, folder)]
-    problems += _count(known, recordings) + known.differences(recordings)
-    hashes, rates, unreadable, flat, short = {}, [], [], [], []
+    problems += _count(dataset, recordings) + dataset.differences(recordings)
+    expected_rate = dataset.sample_rate or recordings.sample_rate
+    hashes, rates, unreadable, flat, short, clipped = {}, [], [], [], [], []
     rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
-    for name, path in tqdm(rows, f"checking {known.name}", len(recordings), disable=not progress, delay=2):
+    for name, path in tqdm(rows, f"checking {recordings.name}", len(recordings), disable=not progress, delay=2):
         try:
             rate = audio.rate(path)
-            if rate != known.sample_rate:
+            if rate != expected_rate:
                 rates.append(f"{name} ({rate} Hz)")
             waveform = audio.read(path)
             hashes[name] = fingerprint(waveform)
             if waveform.min() == waveform.max():
                 flat.append(name)
-            if len(waveform) < known.shortest_s * rate:
+            elif _clipped(waveform):
+                clipped.append(name)
+            if len(waveform) < dataset.shortest_s * rate:
                 short.append(f"{name} ({len(waveform) / rate:.2f} s)")
         except (audio.AudioError, OSError) as error:
             hashes[name] = None
             unreadable.append(f"{name} ({_shorten(error, folder)})")
-    problems += _listed(f"not at {known.sample_rate} Hz", rates) + _listed("unreadable", unreadable)
-    problems += _listed("flat lines", flat) + _listed(f"shorter than {known.shortest_s:g} s", short)
+    problems += _listed(f"not at {expected_rate} Hz", rates) + _listed("unreadable", unreadable)
+    problems += _listed("flat lines", flat) + _listed(f"shorter than {dataset.shortest_s:g} s", short)
+    if dataset.manifest is None and not dataset.archives:
+        same = [" = ".join(names) for names in copies(hashes) if not set(names) & set(flat)]
+        return problems + _listed("clipped", clipped) + _listed("recordings that are there more than once", same)
     labels = dict(zip(recordings.table["recording"], recordings.table["label"], strict=True))
-    return problems + (_compare(known, hashes, labels) if samples else [])
+    return problems + (_compare(dataset.manifest, hashes, labels) if samples and dataset.manifest else [])
+
+
+def counts(recordings: Recordings) -> pd.DataFrame:
+    """How many recordings each class and, up to twenty of them, each group has: a row a group, a column a class.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    table = recordings.table
+    names = table["label"].map(dict(enumerate(recordings.class_names)))
+    counted = pd.crosstab(table["group"], names).reindex(columns=recordings.class_names, fill_value=0)
+    total = counted.sum().rename("all").to_frame().T
+    return pd.concat([counted, total]) if len(counted) <= MOST_GROUPS else total
+
+
+def copies(hashes: Mapping[str, str | None]) -> list[list[str]]:
+    """The names that share a hash, of recordings given as name -> hash; None is the hash of what cannot be read."""
+    by_hash: dict[str, list[str]] = {}
+    for name, digest in hashes.items():
+        if digest is not None:
+            by_hash.setdefault(digest, []).append(name)
+    return [names for names in by_hash.values() if len(names) > 1]
+
+
+def _dataset(wanted: str | Dataset) -> Dataset:
+    from course_lib.datasets import catalogue  # which imports the data sets, and they what they need
+
+    return wanted if isinstance(wanted, Dataset) else catalogue.get(str(wanted))
+
+
+def _clipped(waveform: Tensor) -> bool:
+    """Whether the highest level, near full scale, is reached so often that the tops must have been cut off."""
+    level = waveform.abs()
+    peak = level.max()
+    return bool(peak > 0.9) and bool((level > 0.999 * peak).float().mean() > CLIPPED)
 
 
 def fingerprint(waveform: Tensor) -> str:
@@ -70,10 +116,9 @@ def fingerprint(waveform: Tensor) -> str:
     return hashlib.sha256(audio.to_int16(waveform).tobytes()).hexdigest()[:16]
 
 
-def write_manifest(wanted: str | Entry, folder: Path, manifest: Path) -> None:
+def write_manifest(wanted: str | Dataset, folder: Path, manifest: Path) -> None:
     """Write the manifest of the recordings in `folder`, for those who publish a data set. Raises as its reader does."""
-    known = wanted if isinstance(wanted, Entry) else entry(wanted)
-    table = known.read(folder, "real").table.sort_values("recording")
+    table = _dataset(wanted).read(folder, "real").table.sort_values("recording")
     lines = [
         f"{fingerprint(audio.read(path))}  {label}  {name}\n"
         for name, label, path in zip(table["recording"], table["label"], table["path"], strict=True)
@@ -81,25 +126,24 @@ def write_manifest(wanted: str | Entry, folder: Path, manifest: Path) -> None:
     manifest.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _count(known: Entry, recordings: Recordings) -> list[str]:
+def _count(dataset: Dataset, recordings: Recordings) -> list[str]:
     problems = []
-    if len(recordings) != known.recordings:
-        problems.append(f"{len(recordings)} recordings instead of {known.recordings}")
-    found = Counter(recordings.class_names[label] for label in recordings.table["label"])
-    for name in sorted(found.keys() | known.class_counts.keys()):
-        expected = known.class_counts.get(name, 0)
-        if found[name] != expected:
-            problems.append(f"class {name} has {found[name]} recordings instead of {expected}")
+    if dataset.recordings and len(recordings) != dataset.recordings:
+        problems.append(f"{len(recordings)} recordings instead of {dataset.recordings}")
+    sizes = Counter(recordings.class_names[label] for label in recordings.table["label"])
+    for name in sorted(sizes.keys() | dataset.class_counts.keys()) if dataset.class_counts else ():
+        expected = dataset.class_counts.get(name, 0)
+        if sizes[name] != expected:
+            problems.append(f"class {name} has {sizes[name]} recordings instead of {expected}")
     in_group = Counter(zip(recordings.table["group"], recordings.table["label"], strict=True))
-    for group, counts in known.group_counts.items():
-        for label, (name, expected) in enumerate(counts.items()):
+    for group, of_classes in dataset.group_counts.items():
+        for label, (name, expected) in enumerate(of_classes.items()):
             if in_group[group, label] != expected:
                 problems.append(f"group {group} has {in_group[group, label]} {name} recordings instead of {expected}")
     return problems
 
 
-def _compare(known: Entry, hashes: dict[str, str | None], labels: dict[str, int]) -> list[str]:
-    manifest = Path(__file__).parent / known.manifest
+def _compare(manifest: Path, hashes: dict[str, str | None], labels: dict[str, int]) -> list[str]:
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
         published = {name: (digest, int(label)) for digest, label, name in (line.split("  ", 2) for line in lines)}

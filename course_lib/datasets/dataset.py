@@ -66,7 +66,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a data set in figures and tables: its classes are `true` and `predicted`, its groups are `group`s."""
+    """The words of a data set in figures and tables: what its classes and its groups are called."""
 
     true: str = "true class"
     predicted: str = "predicted class"
@@ -79,13 +79,15 @@ class Dataset:
 
     `read(folder, source)` lists the recordings. `protocols` are the ways to divide them. `preparation` is the class of
     what can be done to each waveform first, and `clip_starts` are named ways to find the samples at which clips begin,
-    `(recordings, progress) -> an array for each recording`. `location` is its folder where that is not in `COURSE_DATA`.
+    `(recordings, progress) -> an array for each recording`. With `probe_groups` a result tells how well the groups can
+    be read from a network's features. `location` is its folder where that is not in `COURSE_DATA`.
 
     Where it comes from: `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included, unpacked
     into one folder; an address may end in `#sha256=HEX`, or in `#sha256sums` where a file SHA256SUMS.txt beside the
     archive lists it. `inside` is the path in there that becomes the data set's folder (`*`: all of it, or the one
-    folder around it), `megabytes` the size of the archives. `write_stand_in(folder, progress=...)` writes synthetic
-    recordings in the same layout; a change of `stand_in_version` makes kept ones anew.
+    folder around it), `megabytes` the size of the archives, by which downloads are bounded.
+    `write_stand_in(folder, progress=...)` writes synthetic recordings in the same layout; a change of
+    `stand_in_version` makes cached ones anew.
 
     What must be in it, for `data check`: the number of `recordings`, `class_counts`, `group_counts` (the classes within
     each group), the shortest useful recording in seconds, a `manifest` with the label and a hash of the samples of each
@@ -101,6 +103,7 @@ class Dataset:
     sample_rate: int
     words: Words = Words()
     preparation: type[Preparation] | None = None
+    probe_groups: bool = False
     clip_starts: Mapping[str, Callable[[Recordings, bool], list[np.ndarray]]] = field(default_factory=dict)
     licence: str = ""
     citation: str = ""

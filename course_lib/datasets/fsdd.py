@@ -34,7 +34,9 @@ def read(folder: Path, source: str) -> Recordings:
     for path in listing.sounds(folder / "recordings", deep=False):
         name = _NAME.fullmatch(path.stem)
         if name is None:
-            raise DatasetError(f"fsdd: {path} is not named digit_speaker_take.wav; rename it, or move it out of the folder")
+            raise DatasetError(
+                f"fsdd: {path} is not named digit_speaker_take.wav; rename it, or move it out of the folder"
+            )
         take = int(name["take"])
         official = "test" if take in TEST_TAKES else "train"
         rows.append((path.stem, str(path), int(name["digit"]), name["speaker"].lower(), take, official))

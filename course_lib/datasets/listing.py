@@ -7,67 +7,88 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from course_lib.datasets.recordings import DatasetError, first_few
+from course_lib.datasets.recordings import DatasetError, first_few, is_utf8
 
 ENDINGS = (".wav", ".flac", ".ogg")
-_OTHER_SOUNDS = tuple(
-    ".mp3 .aif .aiff .aifc .m4a .mp4 .aac .wma .opus .oga .caf .au .snd .w64 .rf64 .amr .webm .mka .3gp .ra .ape".split()
+_OTHER_ENDINGS = (
+    *".mp3 .aif .aiff .aifc .m4a .mp4 .aac .wma .opus .oga .caf .au .snd".split(),
+    *".w64 .rf64 .amr .webm .mka .3gp .ra .ape".split(),
 )
 _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"}
 _log = logging.getLogger(__name__)
 
 
-def hidden(name: str) -> bool:
-    """Whether a file or folder belongs to a system or a program, not to the person who collects the sounds."""
-    return name.startswith(".") or name.lower() in _SYSTEM
-
-
 def folders(parent: Path) -> list[Path]:
     """The folders in a folder, in order, without those of a system. Raises DatasetError where it cannot be listed."""
-    return [path for path in _entries(parent) if path.is_dir() and not hidden(path.name)]
+    return [path for path, is_folder in _entries(parent) if is_folder and not _hidden(path)]
 
 
 def sounds(parent: Path, deep: bool = True) -> list[Path]:
     """The WAV, FLAC and OGG files of a folder and, if `deep`, of those in it, links followed, sorted by path.
 
-    Other kinds of sounds, and sounds in hidden folders, are counted in a warning and left out. Raises DatasetError for
-    a folder that cannot be listed and for links that lead in a circle.
+    Sounds of other kinds, those in hidden folders and, unless `deep`, in any other are left out, and a warning counts
+    them. Raises DatasetError for a folder that cannot be listed, for links that lead nowhere or in a circle, and for
+    names that are not UTF-8.
     """
-    found: list[Path] = []
+    listed: list[Path] = []
     left_out: Counter[str] = Counter()
-    _collect(parent, deep, (), found, left_out)
+    if parent.is_dir():
+        _collect(parent, deep, (), listed, left_out, "")
     if left_out:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
-        _log.warning("%s: left out, for only %s are read: %s", parent, ", ".join(ENDINGS), kinds)
-    return sorted(found)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+        _log.warning("%s: only %s are read; left out: %s", parent, ", ".join(ENDINGS), counts)
+    return sorted(listed)
 
 
 def _collect(
-    parent: Path, deep: bool, above: tuple[Path, ...], found: list[Path], left_out: Counter[str], out: str = ""
+    folder: Path, deep: bool, above: tuple[Path, ...], listed: list[Path], left_out: Counter[str], reason: str
 ) -> None:
-    real = parent.resolve()
-    if real in above:
-        raise DatasetError(f"{parent} is a link to a folder that it lies in; remove the link")
-    for path in _entries(parent):
-        ending = path.suffix.lower()
-        if path.is_dir():
-            if deep:
-                within = out or (f"in the hidden folder {path.name}" if hidden(path.name) else "")
-                _collect(path, deep, (*above, real), found, left_out, within)
-        elif hidden(path.name):
-            continue
-        elif ending in ENDINGS and not out:
-            found.append(path)
-        elif ending in ENDINGS or ending in _OTHER_SOUNDS:
-            left_out[out or f"{ending[1:].upper()} files"] += 1
-
-
-def _entries(folder: Path) -> list[Path]:
+    """Add the sounds of a folder to those `listed` or, where there is a `reason` against it, to those `left_out`."""
+    real = folder.resolve()
     try:
-        entries = sorted(Path(entry.path) for entry in os.scandir(folder))
+        if real in above:
+            raise DatasetError(f"{folder} is a link to a folder that it lies in; remove the link")
+        entries = _entries(folder)
+    except DatasetError:
+        if reason:  # what is left out need not be in order
+            return
+        raise
+    for path, is_folder in entries:
+        ending = path.suffix.lower()
+        if is_folder:
+            own_reason = f"in the hidden folder {path.name}" if _hidden(path) else f"in the folder {path.name}"
+            _collect(
+                path,
+                deep,
+                (*above, real),
+                listed,
+                left_out,
+                reason or (own_reason if _hidden(path) or not deep else ""),
+            )
+        elif _hidden(path) or ending not in ENDINGS + _OTHER_ENDINGS:
+            continue
+        elif reason or ending in _OTHER_ENDINGS:
+            left_out[reason or ending[1:].upper()] += 1
+        elif path.is_file():
+            listed.append(path)
+        else:  # a pipe would be waited for
+            raise DatasetError(f"{path} is no file; remove it")
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it belongs to a system or a program, not to the person who collects the sounds."""
+    return path.name.startswith(".") or path.name.lower() in _SYSTEM
+
+
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What is in a folder, and of each thing whether it is a folder, in order."""
+    try:
+        entries = [(path, path.is_dir()) for path in sorted(Path(entry.path) for entry in os.scandir(folder))]
+        broken = [path.name for path, _ in entries if path.is_symlink() and not path.exists() and not _hidden(path)]
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror}); make it readable, or move it away") from None
-    broken = [path.name for path in entries if path.is_symlink() and not path.exists()]
     if broken:
         raise DatasetError(f"{folder} holds links that lead nowhere: {first_few(broken)}; mend or remove them")
+    if strange := [ascii(path.name) for path, _ in entries if not is_utf8(path.name)]:
+        raise DatasetError(f"{str(folder)!a} holds names that are not UTF-8: {first_few(strange)}; rename them")
     return entries

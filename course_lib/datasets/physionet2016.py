@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
+from collections.abc import Set
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -53,8 +54,8 @@ def read(folder: Path, source: str) -> Recordings:
     """
     rows, problems = [], []
     for letter in DEVICES:
-        found, faults = _read_subset(folder, letter)
-        rows += found
+        of_subset, faults = _read_subset(folder, letter)
+        rows += of_subset
         problems += faults
     table = pd.DataFrame(rows, columns=["recording", "path", "label", "group", "quality"])
     for name, places in table[table["recording"].duplicated(keep=False)].groupby("recording")["group"]:
@@ -66,8 +67,14 @@ def read(folder: Path, source: str) -> Recordings:
     table["flagged"] = table["recording"].isin(flagged)
     if unknown := sorted(flagged - names):
         problems.append(f"{FLAGGED_FILE} names unknown recordings: {first_few(unknown)}")
+    if flagged < published <= names:
+        problems.append(f"{FLAGGED_FILE} is cut off: it lacks {first_few(sorted(published - flagged))}")
     for number in LISTS:
         sides, faults = _read_list(folder, number, names)
+        whole = _published_sides(number, names, published)
+        if sides and sides.items() < whole.items():
+            lacking = first_few(sorted(whole.keys() - sides.keys()))
+            faults.append(f"{LISTS_FOLDER}: list {number} is cut off: it lacks {lacking}")
         problems += faults
         if not sides and not faults:
             sides = _published_sides(number, names, flagged)
@@ -97,10 +104,10 @@ def published_lists(recordings: Recordings) -> list[Split]:
 
 
 def differences(recordings: Recordings) -> list[str]:
-    """What a data set tells otherwise than published: its lists and flags, and labels beside those of .hea files.
+    """Differences from the published lists, flags and labels.
 
-    A header file `{recording}.hea` may end in the comment Normal or Abnormal; nothing else reads it. Lists and flags
-    are only compared where all their recordings are there.
+    A header file `{recording}.hea` may end in the comment Normal or Abnormal, and nothing else reads it. Lists and
+    flags are only compared where all their recordings are there.
 
     Notebook: 05_heart_sounds_physionet
     """
@@ -145,7 +152,7 @@ def _read_subset(folder: Path, letter: str) -> tuple[list[tuple], list[str]]:
     if not (folder / name).is_dir():
         return [], [f"the folder {name} is missing from {folder}"]
     labels, problems = _read_column(folder / name / "REFERENCE.csv", 1, _LABELS, "label")
-    qualities, faults = _read_qualities(folder, name)
+    qualities, faults = _read_qualities(folder, name, labels.keys())
     problems += faults
     files: dict[str, list[Path]] = {}
     for path in listing.sounds(folder / name, deep=False):
@@ -182,17 +189,24 @@ def _read_column(path: Path, column: int, meaning: dict[str, object], what: str)
         problems[-1] += f", and {len(wrong) - 3} more such lines"
     twice = [name for name, count in Counter(line[0] for line in lines).items() if count > 1]
     problems += [f"{place} lists more than once: {first_few(twice)}"] if twice else []
-    return {line[0]: meaning[line[column]] for line, is_usable in zip(lines, usable, strict=True) if is_usable}, problems
+    return {
+        line[0]: meaning[line[column]] for line, is_usable in zip(lines, usable, strict=True) if is_usable
+    }, problems
 
 
-def _read_qualities(folder: Path, name: str) -> tuple[dict[str, str], list[str]]:
+def _read_qualities(folder: Path, name: str, known: Set[str]) -> tuple[dict[str, str], list[str]]:
     for path in (
         folder / "annotations" / "updated" / name / "REFERENCE_withSQI.csv",
         folder / name / "REFERENCE_withSQI.csv",
         folder / name / "REFERENCE_withSQI_derived.csv",
     ):
         if path.is_file():
-            return _read_column(path, 2, _QUALITIES, "quality")
+            qualities, faults = _read_column(path, 2, _QUALITIES, "quality")
+            if not faults and (lacking := sorted(known - qualities.keys())):
+                _log.warning(
+                    "physionet2016: %s/%s lacks %s, whose quality is unknown", name, path.name, first_few(lacking)
+                )
+            return qualities, faults
     return {}, []
 
 
@@ -245,7 +259,7 @@ def _read_list(folder: Path, number: int, known: set[str]) -> tuple[dict[str, st
         sides = {side: _names(path) for side, path in files.items()}
     except OSError as error:
         return {}, [f"{LISTS_FOLDER}: list {number} cannot be read ({error})"]
-    problems = []
+    problems = [f"{LISTS_FOLDER}: {files[side].name} is empty" for side, names in sides.items() if not names]
     for what, names in (
         ("names unknown recordings", (sides["train"] | sides["test"]) - known),
         ("has on both sides", sides["train"] & sides["test"]),
@@ -281,7 +295,9 @@ DATASET = Dataset(
             threshold="half",
             leak=f"{_SAME_DEVICES}, and the best epoch may be chosen on the test side",
         ),
-        Protocol("published_lists", "lists 0-3", lambda recordings, seed: published_lists(recordings), leak=_SAME_DEVICES),
+        Protocol(
+            "published_lists", "lists 0-3", lambda recordings, seed: published_lists(recordings), leak=_SAME_DEVICES
+        ),
         Protocol(
             "stratified_10_folds",
             "ten stratified folds",
@@ -304,6 +320,7 @@ DATASET = Dataset(
     sample_rate=SAMPLE_RATE,
     words=Words("diagnosis", "classified as", "device"),
     preparation=HeartPreparation,
+    probe_groups=True,
     clip_starts={"cycles": cycle_starts},
     licence="ODC-BY 1.0",
     citation="C. Liu et al., An open access database for the evaluation of heart sound algorithms, "

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from course_lib import audio, CourseError
+from course_lib import CourseError, audio
+
+if TYPE_CHECKING:
+    from course_lib.datasets.dataset import Preparation
 
 COLUMNS = ("recording", "path", "label", "group")
 LISTED = 10
@@ -20,6 +23,15 @@ def first_few(names: Sequence[object], separator: str = ", ") -> str:
     """The first ten of a list, and how many more there are, for a message that stays readable."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return separator.join(map(str, names[:LISTED])) + more
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written in UTF-8; one that the disk gives in another encoding cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class DatasetError(CourseError):
@@ -59,9 +71,11 @@ class Recordings:
             raise DatasetError(f"{self.name}: the table of recordings has no column {', '.join(missing)}")
         if table.empty:
             raise DatasetError(f"{self.name}: no recordings found; run: python -m course_lib data check {self.name}")
-        names = [*table["recording"].astype(str), *table["group"].astype(str).unique(), *self.class_names]
-        if strange := [name for name in names if not _is_text(name)]:
-            raise DatasetError(f"{self.name}: not named in UTF-8: {first_few([ascii(name) for name in strange])}; rename")
+        if table[["recording", "path", "group"]].isna().any(axis=None):
+            raise DatasetError(f"{self.name}: the table of recordings has empty cells; fill recording, path and group")
+        names = [self.name, *(str(name) for column in COLUMNS for name in table[column].unique()), *self.class_names]
+        if strange := [ascii(name) for name in names if not is_utf8(name)]:
+            raise DatasetError(f"names that are not UTF-8: {first_few(strange)}; rename these files or folders")
         if twice := table["recording"][table["recording"].duplicated()].tolist():
             raise DatasetError(f"{self.name}: listed more than once: {first_few(twice)}")
         if len(set(self.class_names)) < len(self.class_names):
@@ -90,6 +104,10 @@ class Recordings:
         except audio.AudioError as error:
             raise audio.AudioError(f"{path} {error}") from None
 
+    def prepared(self, preparation: Preparation) -> Recordings:
+        """The same recordings, every waveform prepared: whatever reads them gets prepared samples, at a new rate."""
+        return replace(self, sample_rate=preparation.sample_rate, preparation=preparation)
+
     def find(self, **conditions: object) -> np.ndarray:
         """Row numbers where every named column equals the given value: `find(group="theo", label=3)`."""
         chosen = np.ones(len(self), dtype=bool)
@@ -100,11 +118,3 @@ class Recordings:
     def subset(self, rows: np.ndarray) -> Recordings:
         """The same data set with only the given rows of the table."""
         return replace(self, table=self.table.iloc[rows].copy())
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,16 +33,24 @@ class Split:
 
 
 def official(recordings: Recordings, column: str = "official", leaky: bool = False) -> Split:
-    """The published split, from a column of the table with the values train and test.
+    """The published split, from a column of the table with the values train, test and perhaps validation.
 
-    Raises DatasetError where there is none, and for groups on both sides unless it is said to be `leaky`.
+    Raises DatasetError where there is none, and for groups on two sides unless it is said to be `leaky`.
 
     Notebook: 02_spoken_digits_cnn
     """
     if column not in recordings.table:
         raise DatasetError(f"{recordings.name} has no {column} split; use random or leave_one_group_out")
-    train, test = (np.intersect1d(recordings.find(**{column: side}), _usable(recordings)) for side in ("train", "test"))
-    return _checked(recordings, column, train, test, leaky)
+    train, test, validation = (
+        np.intersect1d(recordings.find(**{column: side}), _usable(recordings))
+        for side in ("train", "test", "validation")
+    )
+    split = _checked(recordings, column, train, test, leaky)
+    if not len(validation):
+        return split
+    for side in (train, test):
+        _checked(recordings, column, side, validation, leaky)
+    return replace(split, validation=validation)
 
 
 def random(
@@ -79,7 +87,9 @@ def stratified_folds(
     return [_checked(recordings, f"fold_{number}", *sides, leaky=True) for number, sides in enumerate(folds)]
 
 
-def grouped_folds(recordings: Recordings, n_folds: int = 5, seed: int = 0, rows: np.ndarray | None = None) -> list[Split]:
+def grouped_folds(
+    recordings: Recordings, n_folds: int = 5, seed: int = 0, rows: np.ndarray | None = None
+) -> list[Split]:
     """Cross-validation of `rows` (default: all usable ones) by whole groups, with about equal shares of every class.
 
     Raises DatasetError for a number of folds that cannot be made.
@@ -194,12 +204,12 @@ def _folds(
     return [(rows[train], rows[test]) for train, test in folds]
 
 
-def _checked(
-    recordings: Recordings, name: str, train: np.ndarray, test: np.ndarray, leaky: bool = False
-) -> Split:
+def _checked(recordings: Recordings, name: str, train: np.ndarray, test: np.ndarray, leaky: bool = False) -> Split:
     for side, rows in (("training", train), ("test", test)):
         if len(rows) == 0:
             raise DatasetError(f"{recordings.name}: the {side} side of split {name} is empty")
+        if len(np.unique(rows)) < len(rows):
+            raise DatasetError(f"{recordings.name}: the {side} side of split {name} has a recording more than once")
     for column in ("recording",) if leaky else ("recording", "group"):
         values = recordings.table[column].astype(str).to_numpy(str)
         shared = sorted(np.intersect1d(values[train], values[test]).tolist())
