@@ -31,6 +31,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         (home / variable).mkdir()
         monkeypatch.setenv(f"COURSE_{variable.upper()}", str(home / variable))
     monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setenv("COURSE_THREADS", "1")  # as above
     monkeypatch.delenv("COURSE_PROFILE", raising=False)
     return home
 

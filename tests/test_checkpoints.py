@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from course_lib.clips import Clips
 from course_lib.models import SpectrogramCNN
-from course_lib.training import CheckpointError, History, Settings, checkpoints, fit, load_model, save_model
+from course_lib.training import CheckpointError, History, Settings, fit, load_model, save_model, state
 
 EPOCHS, CALLS_AN_EPOCH = 4, 4  # three batches to learn from, one to validate on
 HOW = settings(epochs=EPOCHS, averaging=0.8, keep="best", schedule="one_cycle")
@@ -55,7 +55,7 @@ def without_seconds(history: History) -> dict[str, Any]:
 
 
 def epochs_in(checkpoint: Path) -> int:
-    return len(checkpoints.load(checkpoint)[1]["history"]["epochs"])
+    return len(state.load(checkpoint)[1]["history"]["epochs"])
 
 
 def stopped(checkpoint: Path, epochs: int = 2) -> Path:
@@ -129,14 +129,14 @@ def test_a_checkpoint_does_not_change_the_training(checkpoint: Path) -> None:
 
 
 def finish(checkpoint: Path | None, final: Path) -> None:
-    torch.set_num_threads(1)
+    os.environ["COURSE_THREADS"] = "1"  # the processes do not get that of the fixture
     model = fresh(seed=9 if checkpoint and checkpoint.exists() else 0)
     history = train(model, checkpoint=checkpoint)
     save_model(final, model, history=without_seconds(history))
 
 
 def killed_in_batch(checkpoint: Path, number: int) -> None:
-    torch.set_num_threads(1)
+    os.environ["COURSE_THREADS"] = "1"  # the processes do not get that of the fixture
     calls, real_batch = [], Clips.batch
 
     def batch(clips: Clips, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def killed_in_batch(checkpoint: Path, number: int) -> None:
 
 
 def killed_in_save(checkpoint: Path, number: int) -> None:
-    torch.set_num_threads(1)
+    os.environ["COURSE_THREADS"] = "1"  # the processes do not get that of the fixture
     calls, real_replace = [], os.replace
 
     def replace(unfinished: str, path: Path) -> None:
@@ -194,7 +194,7 @@ def final(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_it_goes_on(checkpoint: Path, final: Path) -> None:
     after = checkpoint.with_name("after.safetensors")
     assert elsewhere(finish, checkpoint, after) == 0
-    (found, found_about), (expected, expected_about) = checkpoints.load(after), checkpoints.load(final)
+    (found, found_about), (expected, expected_about) = state.load(after), state.load(final)
     assert same(found, expected)
     assert found_about == expected_about
     assert epochs_in(checkpoint) == EPOCHS
@@ -260,8 +260,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 9}, {"averaging": 0.0}, {"optimizer": "sgd"}])
 def test_the_checkpoint_of_other_settings_is_refused(change: dict[str, Any], checkpoint: Path) -> None:
     before = stopped(checkpoint).read_bytes()
-    with pytest.raises(CheckpointError, match=r"run\.safetensors belongs to a training with other settings"):
-        train(fresh(), HOW.model_copy(update=change), checkpoint)
+    with pytest.raises(CheckpointError, match=r"run\.safetensors belongs to another training: its settings differ"):
+        train(fresh(), HOW.but(**change), checkpoint)
     assert checkpoint.read_bytes() == before
 
 
@@ -273,14 +273,14 @@ def test_the_checkpoint_of_another_seed_is_refused(checkpoint: Path) -> None:
 def test_the_checkpoint_of_other_clips_is_refused(checkpoint: Path) -> None:
     how = {"settings": HOW, "validation": tones(12, seed=1), "accelerator": "cpu", "progress": False}
     for clips in (tones(19), replace(tones(20), fingerprint="other")):
-        with pytest.raises(CheckpointError, match=r"other settings or clips; delete it"):
+        with pytest.raises(CheckpointError, match=r"its clips, validation clips differ; delete it"):
             fit(fresh(), clips, checkpoint=stopped(checkpoint), **how)
         checkpoint.unlink()
 
 
 def test_the_checkpoint_of_another_model_is_refused(checkpoint: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 2))
-    with pytest.raises(CheckpointError, match=r"run\.safetensors belongs to another model"):
+    with pytest.raises(CheckpointError, match=r"run\.safetensors belongs to another training: its model differ"):
         train(model, checkpoint=stopped(checkpoint))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ from course_lib.models import (
     SpectrogramCNN,
     StridedSampleCNN,
 )
+from course_lib.models.base import Classifier, cross_entropy
+from course_lib.training import state
 
 SAMPLES = 2300
 MAKE: dict[str, Callable[..., nn.Module]] = {
@@ -37,6 +41,9 @@ MAKE: dict[str, Callable[..., nn.Module]] = {
     "StridedSampleCNN": lambda n_classes=10: StridedSampleCNN(n_classes, SAMPLES, stride=64, dropout=0.2),
 }
 every = pytest.mark.parametrize("name", MAKE)
+# Names of the last layer, where dropout or flattening has a number of its own.
+LAST_LAYER = dict.fromkeys(("GammatoneCNN1d", "GammatoneCNN2d", "LeanSpectNet", "SampleCNN", "SpectNet"), "classify.1")
+LAST_LAYER["StridedSampleCNN"] = "classify.2"
 
 
 def parameters(model: nn.Module) -> int:
@@ -120,10 +127,75 @@ def test_three_tones_are_learnt_in_a_few_steps(name: str) -> None:
     assert losses[-1] < 0.4 * losses[0], losses
 
 
-@pytest.mark.parametrize("name", [name for name in MAKE if name != "StridedSampleCNN"])
+@every
 def test_the_logits_are_made_of_the_features(name: str) -> None:
     model, waveforms = made(name), torch.randn(2, SAMPLES) / 10
-    torch.testing.assert_close(model(waveforms), model.classify(model.embed(waveforms)))
+    assert isinstance(model, Classifier)
+    features = model.embed(waveforms)
+    assert features.ndim == 2 and features.shape[1] == model.last_layer.in_features
+    torch.testing.assert_close(model(waveforms), model.classify(features))
+
+
+@every
+def test_dropout_in_front_of_the_last_layer_belongs_to_the_last_layers(name: str) -> None:
+    model = made(name).train()
+    features = torch.randn(2, model.last_layer.in_features)
+    dropout = [layer for layer in model.classify.modules() if isinstance(layer, nn.Dropout)]
+    assert len(dropout) == 1
+    dropout[0].p = 0.5
+    assert not torch.equal(model.classify(features), model.classify(features))
+
+
+@every
+def test_the_names_and_sizes_of_weights_are_those_of_weights_that_are_kept(name: str) -> None:
+    # Dropout has no weights, so that those of the last layer bear the names of one that stood alone.
+    assert [key for key in made(name).state_dict() if key.startswith("classify")] == [
+        f"{LAST_LAYER.get(name, 'classify')}.{key}" for key in ("weight", "bias")
+    ]
+
+
+KEPT = sorted((Path(__file__).parent.parent / "results").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: "-".join(path.relative_to(KEPT[0].parents[3]).parts[:2]))
+def test_the_weights_that_are_kept_have_the_names_and_sizes_of_their_model(path: Path) -> None:
+    form = json.loads(path.with_suffix(".json").read_text())
+    name, classes = form["form"]["model"]["name"], len(form["confusion"])
+    settings = form["form"]["model"]["settings"]
+    tensors, _ = state.load(path)
+    network = getattr(models, name)(n_classes=classes, **settings).state_dict()
+    ours, theirs = (
+        {key: tuple(tensor.shape) for key, tensor in each.items() if not key.startswith("front_end")}
+        for each in (network, tensors)
+    )
+    assert ours == theirs
+
+
+def test_a_batch_has_a_loss_for_each_head() -> None:
+    model, (waveforms, labels) = made("LogMelCNN", 3), tones(6)
+    losses = model.loss(waveforms, labels, torch.zeros(6, dtype=torch.int64), label_smoothing=0.1)
+    logits = model(waveforms)
+    assert losses.total.item() == pytest.approx(functional.cross_entropy(logits, labels, label_smoothing=0.1).item())
+    assert list(losses.heads) == ["train"] and losses.heads["train"][0] is losses.total
+    assert losses.heads["train"][1].item() == (logits.argmax(dim=1) == labels).sum().item()
+
+
+def test_shares_as_targets_are_the_mean_of_the_losses_of_their_classes() -> None:
+    logits, first, second = torch.randn(8, 4), torch.randint(3, (8,)), torch.randint(3, (8,))
+    share = torch.rand(8, 1)
+    targets = share * functional.one_hot(first, 3) + (1 - share) * functional.one_hot(second, 3)
+    loss, correct = cross_entropy(logits, targets, label_smoothing=0.2)  # the fourth class has no share
+    each = [functional.cross_entropy(logits, label, label_smoothing=0.2, reduction="none") for label in (first, second)]
+    torch.testing.assert_close(loss, (share[:, 0] * each[0] + (1 - share[:, 0]) * each[1]).mean())
+    predicted = logits.argmax(dim=1)
+    expected = share[:, 0] * (predicted == first) + (1 - share[:, 0]) * (predicted == second)
+    torch.testing.assert_close(correct, expected.sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_of_short_logits_is_taken_in_float32(dtype: torch.dtype) -> None:
+    logits, labels = torch.randn(8, 4).to(dtype), torch.randint(4, (8,))
+    assert torch.equal(cross_entropy(logits, labels)[0], cross_entropy(logits.float(), labels)[0])
 
 
 # The spectrogram CNN

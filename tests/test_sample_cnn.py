@@ -146,15 +146,15 @@ def test_sigmoid_squeezes_the_outputs_so_that_the_loss_has_a_floor() -> None:
     plain, squeezed = strided(), strided(sigmoid=True)
     torch.testing.assert_close(squeezed(waveforms), 1 / (1 + torch.exp(-plain(waveforms))))
     with torch.no_grad():  # as sure of class 3 as can be
-        squeezed.classify[-1].weight.zero_()
-        squeezed.classify[-1].bias.copy_(torch.where(torch.arange(10) == 3, 50.0, -50.0))
+        squeezed.last_layer.weight.zero_()
+        squeezed.last_layer.bias.copy_(torch.where(torch.arange(10) == 3, 50.0, -50.0))
     outputs = squeezed(waveforms)
     assert outputs.min() >= 0 and outputs.max() <= 1
     loss = functional.cross_entropy(outputs, torch.full((5,), 3)).item()
     assert loss == pytest.approx(math.log(math.e + 9) - 1, abs=1e-5) == pytest.approx(1.46, abs=0.005)
     with torch.no_grad():
-        plain.classify[-1].weight.zero_()
-        plain.classify[-1].bias.copy_(squeezed.classify[-1].bias)
+        plain.last_layer.weight.zero_()
+        plain.last_layer.bias.copy_(squeezed.last_layer.bias)
     assert functional.cross_entropy(plain(waveforms), torch.full((5,), 3)).item() < 1e-6
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import json
 import logging
 import math
 import os
@@ -398,14 +399,15 @@ class _Run:
         if other := [name for name, value in self.identity.items() if identity.get(name) != value]:
             raise CheckpointError(f"{path} belongs to another training: its {', '.join(other)} differ; delete it")
         try:
-            past = TypeAdapter(History).validate_python(about["history"])
+            past = TypeAdapter(History).validate_json(json.dumps(about["history"]))
             if not (1 <= len(past.epochs) <= self.settings.epochs and 0 <= past.kept_epoch <= len(past.epochs)):
                 raise ValueError(f"{len(past.epochs)} epochs of {self.settings.epochs}")
             if not 1 <= past.threads <= environment.MOST_THREADS:
                 raise ValueError(f"{past.threads} threads")
             self._load(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint of this training ({error}); delete it") from None
+            what = str(error).splitlines()[0]
+            raise CheckpointError(f"{path} is not a checkpoint of this training ({what}); delete it") from None
         self.history = past
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
