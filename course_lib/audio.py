@@ -20,7 +20,7 @@ LOWEST_RATE, HIGHEST_RATE = 100, 768_000
 _LARGEST = 2.0**31  # full scale of 32-bit integers; more is damage, and its square soon infinite
 _CANCELLED = 0.1  # of the power that channels have in their mean when they are unlike each other
 _QUIET_STEPS = 8  # a median sample of so many steps is rounded to 16 bits with an error of a few per cent
-_INAUDIBLE = 2.0**-24
+_INAUDIBLE = 2.0**-24  # of the peak
 _LARGEST_KERNEL = 2**21  # numbers in the filter of torchaudio's resampling
 _MOST_FRAMES = 2**40
 
@@ -139,7 +139,7 @@ def fits_int16(waveform: Tensor) -> bool:
     if np.array_equal(np.rint(steps), steps):
         return True
     steps = np.abs(steps)
-    audible = steps[steps > 32768 * _INAUDIBLE]
+    audible = steps[steps > _INAUDIBLE * steps.max()]
     return len(audible) == 0 or bool(np.median(audible) >= _QUIET_STEPS)
 
 

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from course_lib.datasets.decoded import LONGEST_CLIP_S, decode
+from course_lib import CourseError
+from course_lib.datasets.decoded import LONGEST_CLIP_S, Decoded, decode
 from course_lib.datasets.recordings import Recordings
 
 _EACH = ("start", "length", "labels", "groups", "recording")
+_on_device: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # samples -> {device: their copy, while it is used}
+
+
+class ClipError(CourseError, ValueError):
+    """Clips cannot be cut or joined as asked; the message names the setting and the reason."""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of `clip_samples` samples each, as positions in one long array of int16 samples.
+    """Clips of `clip_samples` samples each, as positions in one long array of samples, int16 or float32.
 
     `start`, `length` (samples before the padding begins), `labels`, `groups` (indices into `group_names`) and
     `recording` (row in the table) have shape (clips,). Picking clips (`clips[index]`), joining (`a + b`) and moving
-    (`.to(device)`) leave the audio encoded; only `batch` makes waveforms of it.
+    (`.to(device)`) leave the audio encoded; only `batch` makes waveforms of it. `fingerprint` is a hash of all
+    recordings that were cut: their names, samples, labels and groups, and the names of the classes.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -44,28 +56,28 @@ class Clips:
         seconds: float,
         hop_seconds: float | None = None,
         progress: bool = True,
-        starts: Sequence[np.ndarray] | None = None,
+        starts: Sequence[np.ndarray] | Callable[[Recordings, bool, Decoded], Sequence[np.ndarray]] | None = None,
     ) -> Clips:
         """Cut every recording into clips of `seconds`.
 
         Without `hop_seconds` a recording gives one clip, its beginning; with it a clip starts every `hop_seconds`,
         and with `starts` at the given samples of each recording, for as long as a whole clip fits (one clip at least).
-        With both it starts at those of the given samples, in order, that are a hop or more after the one before.
-        What is too short is padded with zeros.
+        `starts` may be a function of the recordings, `progress` and what was decoded that gives these samples.
+        With both, clips start at those of the given samples, in order, that are a hop or more after the one before.
+        What is too short is padded with zeros. Raises ClipError, and what `decode` raises.
         """
-        clip_samples = round(seconds * recordings.sample_rate)
-        if clip_samples < 1 or seconds > LONGEST_CLIP_S:
-            raise ValueError(f"a clip holds from one sample to {LONGEST_CLIP_S} s, not {seconds} s")
-        hop = None if hop_seconds is None else round(hop_seconds * recordings.sample_rate)
-        if hop is not None and hop < 1:
-            raise ValueError(f"a hop of {hop_seconds} s at {recordings.sample_rate} Hz is under one sample")
+        clip_samples = _samples("clip", seconds, recordings.sample_rate)
+        hop = None if hop_seconds is None else _samples("hop", hop_seconds, recordings.sample_rate)
+        if seconds > LONGEST_CLIP_S:
+            raise ClipError(f"a clip of {seconds} s; it holds from one sample to {LONGEST_CLIP_S} s, not more")
         decoded = decode(recordings, progress)
         lengths = np.diff(decoded.offsets)
         group_names, groups = np.unique(recordings.table["group"].to_numpy(str), return_inverse=True)
         if starts is None:
             starts = _regular(lengths, clip_samples, hop)
-        elif hop is not None:
-            starts = [_apart(each, hop) for each in starts]
+        else:
+            starts = starts(recordings, progress, decoded) if callable(starts) else starts
+            starts = starts if hop is None else [_apart(each, hop) for each in starts]
         recording, within = _fitting(starts, lengths, clip_samples)
         return cls(
             samples=torch.from_numpy(decoded.samples),
@@ -77,7 +89,7 @@ class Clips:
             group_names=tuple(group_names.tolist()),
             clip_samples=clip_samples,
             sample_rate=recordings.sample_rate,
-            fingerprint=decoded.fingerprint,
+            fingerprint=_fingerprint(recordings, decoded),
         )
 
     def __len__(self) -> int:
@@ -95,13 +107,22 @@ class Clips:
         return self[torch.isin(self.recording, torch.as_tensor(rows, device=self.recording.device))]
 
     def __add__(self, other: Clips) -> Clips:
-        """Both sets of clips as one; the rows and groups of `other` are counted on from those of this one."""
+        """Both sets of clips as one; the rows and groups of `other` are counted on from those of this one.
+
+        Clips of the same audio share it; otherwise the audio of both is copied.
+        """
         if (self.clip_samples, self.sample_rate) != (other.clip_samples, other.sample_rate):
-            raise ValueError("clips of different length or sample rate cannot be joined")
+            raise ClipError("clips of different length or sample rate cannot be joined")
         next_row = int(self.recording.max()) + 1 if len(self) else 0
+        samples, offset = self.samples, 0
+        if other.samples is not samples:
+            both = [samples, other.samples]
+            if samples.dtype != other.samples.dtype:
+                both = [_as_float(each) for each in both]
+            samples, offset = torch.cat(both), len(samples)
         return Clips(
-            samples=torch.cat([self.samples, other.samples]),
-            start=torch.cat([self.start, other.start + len(self.samples)]),
+            samples=samples,
+            start=torch.cat([self.start, other.start + offset]),
             length=torch.cat([self.length, other.length]),
             labels=torch.cat([self.labels, other.labels]),
             groups=torch.cat([self.groups, other.groups + len(self.group_names)]),
@@ -113,22 +134,68 @@ class Clips:
         )
 
     def to(self, device: torch.device | str, keep_free: float = 0.5) -> Clips:
-        """Move to a device; on a GPU the audio stays behind when it would fill over `1 - keep_free` of free memory."""
-        device = torch.device(device)
+        """Move to a device, where clips of the same audio share one copy of it.
+
+        On a GPU the audio stays behind when it would fill over `1 - keep_free` of the free memory.
+        """
+        device = torch.empty(0, device=device).device  # with its number
         moved = {name: getattr(self, name).to(device) for name in _EACH}
-        fits = True
+        return replace(self, **moved, samples=self._samples_on(device, keep_free))
+
+    def _samples_on(self, device: torch.device, keep_free: float) -> Tensor:
+        copies = _on_device.setdefault(self.samples, {})
+        existing = copies[device]() if device in copies else None
+        if existing is not None:
+            return existing
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            fits = self.samples.nbytes < (1 - keep_free) * free
-        return replace(self, **moved, samples=self.samples.to(device) if fits else self.samples)
+            if self.samples.nbytes >= (1 - keep_free) * free:
+                return self.samples
+        copy = self.samples.to(device)
+        if copy is not self.samples:
+            copies[device] = weakref.ref(copy)
+        return copy
+
+    def index_batches(self, samples: int = 2**22) -> Iterator[Tensor]:
+        """The numbers of all clips, in order, a batch at a time: as many clips as hold `samples` samples, or one.
+
+        Batches of short clips hold 1,024 at most.
+        """
+        size = min(max(1, samples // self.clip_samples), 1024)
+        yield from torch.arange(len(self), device=self.start.device).split(size)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms (batch, clip_samples), float32 in [-1, 1], and labels (batch,), for the clips at `index`."""
+        """Waveforms (batch, clip_samples), float32, full scale 1, and labels (batch,), for the clips at `index`."""
         start, length = self.start[index], self.length[index]
         # A view with a row for every position: to pick rows is to copy slices, three times as fast as picking samples.
         slices = self.samples.unfold(0, self.clip_samples, 1)[start.to(self.samples.device)].to(start.device)
         beyond = torch.arange(self.clip_samples, device=start.device) >= length[:, None]
-        return slices.float().div_(32768).masked_fill_(beyond, 0.0), self.labels[index]
+        return _as_float(slices).masked_fill_(beyond, 0.0), self.labels[index]
+
+
+def _as_float(samples: Tensor) -> Tensor:
+    return samples if samples.is_floating_point() else samples.float().div_(32768)
+
+
+def _samples(what: str, seconds: float, sample_rate: int) -> int:
+    """The samples in a clip or a hop of some seconds, one at least."""
+    if not math.isfinite(seconds):
+        raise ClipError(f"a {what} of {seconds} s; give a number of seconds, of at least one sample")
+    samples = round(seconds * sample_rate)
+    if samples < 1:
+        raise ClipError(f"a {what} of {seconds} s at {sample_rate} Hz is under one sample; make it longer")
+    return samples
+
+
+def _fingerprint(recordings: Recordings, decoded: Decoded) -> str:
+    table = recordings.table
+    about = (
+        table["label"].tolist(),
+        table["group"].astype(str).tolist(),
+        recordings.class_names,
+        recordings.sample_rate,
+    )
+    return hashlib.sha256(json.dumps([decoded.fingerprint, *about]).encode()).hexdigest()[:16]
 
 
 def _regular(lengths: np.ndarray, clip_samples: int, hop: int | None) -> list[np.ndarray]:
@@ -140,19 +207,19 @@ def _regular(lengths: np.ndarray, clip_samples: int, hop: int | None) -> list[np
 
 def _apart(starts: np.ndarray, hop: int) -> np.ndarray:
     """Those of the ascending starts that are at least a hop after the one taken before; the first is taken."""
-    taken, at = [], 0
-    while at < len(starts):
-        taken.append(at)
-        at = max(at + 1, int(np.searchsorted(starts, starts[at] + hop)))
+    taken, index = [], 0
+    while index < len(starts):
+        taken.append(index)
+        index = max(index + 1, int(np.searchsorted(starts, starts[index] + hop)))
     return starts[taken]
 
 
 def _fitting(starts: Sequence[np.ndarray], lengths: np.ndarray, clip_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Row and position of every clip: those of the given starts at which a clip fits, or else the beginning."""
     if len(starts) != len(lengths):
-        raise ValueError(f"starts for {len(starts)} recordings, but there are {len(lengths)}")
+        raise ClipError(f"starts for {len(starts)} recordings, but there are {len(lengths)}")
     if any((each < 0).any() for each in starts):
-        raise ValueError("a clip cannot start before its recording")
+        raise ClipError("a clip cannot start before its recording")
     fitting = [each[each + clip_samples <= length] for each, length in zip(starts, lengths, strict=True)]
     fitting = [each if len(each) else np.zeros(1, dtype=np.int64) for each in fitting]
     return np.repeat(np.arange(len(lengths)), [len(each) for each in fitting]), np.concatenate(fitting)

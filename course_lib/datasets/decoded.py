@@ -1,35 +1,38 @@
-"""Every recording of a data set decoded once, into one memory-mapped array of int16 samples."""
+"""Every recording of a data set decoded once, into one memory-mapped array of samples."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import shutil
-import tempfile
+import re
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from course_lib import audio, environment
+from course_lib import audio, environment, files
 from course_lib.datasets.recordings import DatasetError, Recordings, first_few
 
 LONGEST_CLIP_S = 60
-_LAYOUT = 2
-_AT_ONCE = 64
+_LAYOUT = 3
+_OTHER_UNITS = 2.0  # full scale is 1; a peak over this is not just a little too loud
+_verified: set[tuple[object, ...]] = set()  # the states of the caches that this process has compared with their digest
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Decoded:
     """`samples` holds all recordings one after the other; recording i is `samples[offsets[i] : offsets[i + 1]]`.
 
-    `LONGEST_CLIP_S` of silence follow the last one, so that a clip that begins in any recording is one slice.
-
-    `fingerprint` is a hash of names and samples: the same recordings have the same one on every machine.
+    The samples are int16 where 16 bits hold all recordings, and otherwise float32. `LONGEST_CLIP_S` of silence follow
+    the last recording, so that a clip that begins in any of them is one slice. `fingerprint` is a hash of names and
+    samples: the same recordings have the same one on every machine.
     """
 
     samples: np.ndarray
@@ -40,19 +43,39 @@ class Decoded:
 def decode(recordings: Recordings, progress: bool = True) -> Decoded:
     """Decode the recordings of a table, prepared and at its sample rate, or map what was decoded before.
 
-    The cache is made anew when a file changes. Two processes may do this at once: the first to finish wins.
-    Raises AudioError naming the bad files and DatasetError when the cache cannot be written; neither leaves anything
-    behind.
+    The cache is made anew when a file changes, and when the cache is damaged: the first time that a process opens it,
+    the samples are compared with their fingerprint (about a second a gigabyte). Several processes may decode at once;
+    the first to finish wins. Raises AudioError naming the bad files and DatasetError when the cache cannot be written;
+    neither leaves anything behind.
 
     Notebook: 02_spoken_digits_cnn
     """
-    kept = environment.cache_folder() / "decoded" / f"{recordings.name}-{_key(recordings)}"
-    if not (kept / "about.json").is_file():
-        _write(recordings, kept, progress)
-    about = json.loads((kept / "about.json").read_text())
-    # Copy-on-write: torch wants arrays it could write to, and nothing ever reaches the file.
-    samples = np.memmap(kept / "samples.int16", dtype="<i2", mode="c")
-    return Decoded(samples, np.load(kept / "offsets.npy"), about["fingerprint"])
+    folder = environment.cache_folder() / "decoded" / f"{cache_name(recordings)}-{_key(recordings)}"
+    for _ in range(3):
+        if folder.exists() or folder.is_symlink():
+            decoded = _open(folder, recordings)
+            if decoded is not None:
+                return decoded
+            discard(folder)
+        _write(recordings, folder, progress)
+    raise DatasetError(f"{folder} cannot be read again after it was written; delete it and check the disk")
+
+
+def cache_name(recordings: Recordings) -> str:
+    """The name of a data set, as a file can have it and not too long."""
+    return re.sub(r"[^\w.-]+", "-", recordings.name)[:40].lstrip(".") or "recordings"
+
+
+def discard(path: Path) -> None:
+    """Remove a damaged cache, which is then made anew. Raises DatasetError."""
+    _log.warning("%s is damaged and is made anew", path)
+    try:
+        files.remove(path)
+    except FileNotFoundError:
+        pass  # another process has removed it
+    except OSError as error:
+        message = f"{path} is damaged and cannot be removed ({error}); delete it, or set COURSE_CACHE to another folder"
+        raise DatasetError(message) from error
 
 
 def _key(recordings: Recordings) -> str:
@@ -64,58 +87,154 @@ def _key(recordings: Recordings) -> str:
             state = os.stat(path)
         except OSError as error:
             raise DatasetError(f"{recordings.name}: {path} has gone ({error.strerror}); load the data again") from None
-        digest.update(f"{name}\0{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        times = f"{state.st_mtime_ns}\0{state.st_ctime_ns}"  # a copy can keep the first of them
+        digest.update(f"{name}\0{path}\0{state.st_size}\0{times}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()[:16]
 
 
-def _write(recordings: Recordings, kept: Path, progress: bool) -> None:
+def _open(folder: Path, recordings: Recordings) -> Decoded | None:
+    """What a folder of the cache holds, or None if it is damaged."""
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
-    except OSError as error:
-        raise DatasetError(f"cannot write to {kept.parent} ({error}); set COURSE_CACHE to a folder you own") from error
+        about = json.loads((folder / "about.json").read_text())
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        # Copy-on-write: torch wants arrays it could write to, and nothing ever reaches the file.
+        samples = np.memmap(folder / f"samples.{about['dtype']}", np.dtype(about["dtype"]).newbyteorder("<"), mode="c")
+        decoded = Decoded(samples, offsets, about["fingerprint"])
+        return decoded if _is_whole(decoded, recordings) and _is_verified(folder, decoded, recordings) else None
+    except Exception:  # whatever is wrong with it, it can be made again
+        return None
+
+
+def _is_whole(decoded: Decoded, recordings: Recordings) -> bool:
+    offsets = decoded.offsets
+    return (
+        offsets.dtype == np.int64
+        and offsets.shape == (len(recordings) + 1,)
+        and offsets[0] == 0
+        and bool((np.diff(offsets) > 0).all())
+        and len(decoded.samples) == offsets[-1] + LONGEST_CLIP_S * recordings.sample_rate
+    )
+
+
+def _is_verified(folder: Path, decoded: Decoded, recordings: Recordings) -> bool:
+    state = _state(folder)
+    if state not in _verified:
+        if decoded.samples[decoded.offsets[-1] :].any() or decoded.fingerprint != _fingerprint(recordings, decoded):
+            return False
+        _verified.add(state)
+    return True
+
+
+def _state(folder: Path) -> tuple[object, ...]:
+    """What changes when a file of the cache is touched, other than by reading it."""
+    states = (path.stat() for path in sorted(folder.iterdir()))
+    return folder, *((each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in states)
+
+
+def _fingerprint(recordings: Recordings, decoded: Decoded) -> str:
+    digest = hashlib.sha256()
+    offsets = decoded.offsets.tolist()
+    for name, begin, end in zip(recordings.table["recording"], offsets[:-1], offsets[1:], strict=True):
+        samples = decoded.samples[begin:end]
+        digest.update(f"{name}\0{samples.nbytes}\0".encode(errors="surrogatepass"))
+        digest.update(samples)
+    return digest.hexdigest()[:16]
+
+
+def _write(recordings: Recordings, folder: Path, progress: bool) -> None:
     try:
-        _decode_into(recordings, unfinished, progress)
-        os.rename(unfinished, kept)
+        with files.whole_folder(folder) as unfinished:
+            _decode_into(recordings, unfinished, progress)
     except OSError as error:
-        if not (kept / "about.json").is_file():  # else another process finished first
-            raise DatasetError(f"cannot write the decoded {recordings.name} to {kept.parent}: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        raise DatasetError(
+            f"cannot write the decoded {recordings.name} to {folder.parent} ({error}); "
+            "free some space there, or set COURSE_CACHE to a folder you own"
+        ) from error
 
 
 def _decode_into(recordings: Recordings, folder: Path, progress: bool) -> None:
-    digest = hashlib.sha256()
-    offsets = [0]
     bad: list[audio.AudioError] = []
-    rows = zip(recordings.table["recording"], _encoded(recordings), strict=True)
-    with open(folder / "samples.int16", "wb") as file:
-        for name, samples in tqdm(rows, f"decoding {recordings.name}", len(recordings), disable=not progress, delay=2):
+    loud: list[str] = []
+    offsets = [0]
+    names = recordings.table["recording"]
+    with _Store(folder) as store:
+        rows = tqdm(_encoded(recordings), f"decoding {recordings.name}", len(names), disable=not progress, delay=2)
+        for name, samples in zip(names, rows, strict=True):
             if isinstance(samples, audio.AudioError):
                 bad.append(samples)
                 continue
-            file.write(samples)
-            digest.update(f"{name}\0{len(samples)}\0".encode() + samples)
-            offsets.append(offsets[-1] + len(samples) // 2)
-        file.truncate(file.tell() + 2 * LONGEST_CLIP_S * recordings.sample_rate)
+            store.append(samples)
+            offsets.append(offsets[-1] + len(samples))
+            if samples.dtype.kind == "f" and np.abs(samples).max() > _OTHER_UNITS:
+                loud.append(str(name))
+        store.append(np.zeros(LONGEST_CLIP_S * recordings.sample_rate, "<i2"))
     if bad:
         raise audio.AudioError(first_few(bad, "; "))
+    if loud:
+        _log.warning("%s: far beyond full scale, which is 1: %s; rescale them", recordings.name, first_few(loud))
     np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
-    about = {"fingerprint": digest.hexdigest()[:16], "sample_rate": recordings.sample_rate}
+    samples = np.memmap(store.path, store.dtype, mode="r")
+    fingerprint = _fingerprint(recordings, Decoded(samples, np.array(offsets), ""))
+    about = {"fingerprint": fingerprint, "dtype": store.dtype.name, "sample_rate": recordings.sample_rate}
     (folder / "about.json").write_text(json.dumps(about))
 
 
-def _encoded(recordings: Recordings) -> Iterator[bytes | audio.AudioError]:
-    """The int16 samples of each recording, or what is wrong with it, in order; several are decoded at once."""
+class _Store:
+    """A file of samples: int16, and float32 from the first recording on that 16 bits do not hold."""
 
-    def encode(path: str) -> bytes | audio.AudioError:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.dtype = folder, np.dtype("<i2")
+        self.file = open(self.path, "wb")  # noqa: SIM115
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"samples.{self.dtype.name}"
+
+    def append(self, samples: np.ndarray) -> None:
+        if samples.dtype.kind == "f" and self.dtype.kind == "i":
+            self._widen()
+        self.file.write(samples if samples.dtype == self.dtype else _as_float(samples))
+
+    def _widen(self) -> None:
+        self.file.close()
+        narrow, self.dtype = self.path, np.dtype("<f4")
+        self.file = open(self.path, "wb")  # noqa: SIM115
+        with open(narrow, "rb") as file:
+            while content := file.read(1 << 24):
+                self.file.write(_as_float(np.frombuffer(content, "<i2")))
+        narrow.unlink()
+
+    def __enter__(self) -> _Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    return samples.astype("<f4") / np.float32(32768)
+
+
+def _encoded(recordings: Recordings) -> Iterator[np.ndarray | audio.AudioError]:
+    """The samples of each recording, int16 or float32, or what is wrong with it, in order; several at once."""
+
+    def encode(path: str) -> np.ndarray | audio.AudioError:
         try:
-            return audio.to_int16(recordings.read(path)).tobytes()
+            waveform = recordings.read(path)
+            if waveform.ndim != 1 or len(waveform) == 0 or not waveform.isfinite().all():
+                shape = tuple(waveform.shape)
+                raise audio.AudioError(f"{path}: its preparation gives no finite waveform (samples,) but {shape}")
+            return audio.to_int16(waveform) if audio.fits_int16(waveform) else waveform.numpy().astype("<f4")
         except audio.AudioError as error:
             return error
 
-    paths = recordings.table["path"].tolist()
     # Threads: libsndfile and SciPy let go of Python's lock. A few at a time, or they would run ahead of the disk.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _AT_ONCE):
-            yield from pool.map(encode, paths[start : start + _AT_ONCE])
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[np.ndarray | audio.AudioError]] = deque()
+        for path in recordings.table["path"]:
+            pending.append(pool.submit(encode, path))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib import audio, environment
-from course_lib.datasets.decoded import decode
+from course_lib import audio, environment, files
+from course_lib.datasets.decoded import Decoded, cache_name, decode, discard
 from course_lib.datasets.recordings import DatasetError, Recordings
 
 RATE = 100  # of the envelope, in Hz
@@ -90,43 +91,63 @@ def envelope(waveform: Tensor, sample_rate: int, smooth_hz: float = 15.0) -> np.
     return np.exp(log_amplitude[:: sample_rate // RATE])
 
 
-def cycle_starts(recordings: Recordings, progress: bool = True) -> list[np.ndarray]:
-    """For each recording the samples at which its cycles begin, found once and kept in the cache: for `Clips.cut`.
+def cycle_starts(recordings: Recordings, progress: bool = True, decoded: Decoded | None = None) -> list[np.ndarray]:
+    """For each recording the samples at which its cycles begin, computed once and cached: for `Clips.cut`.
 
-    Raises AudioError for a bad file and DatasetError when the cache cannot be written.
+    `decoded` spares decoding the recordings again. Raises AudioError for a bad file and DatasetError when the cache
+    cannot be written.
 
     Notebook: 05_heart_sounds_physionet
     """
-    decoded = decode(recordings, progress)
-    kept = environment.cache_folder() / "cycles" / f"{recordings.name}-{decoded.fingerprint}-{_VERSION}.npz"
-    if not kept.is_file():
-        rate = recordings.sample_rate
+    decoded = decoded or decode(recordings, progress)
+    name = f"{cache_name(recordings)}-{decoded.fingerprint}-{recordings.sample_rate}-{_VERSION}.npz"
+    path = environment.cache_folder() / "cycles" / name
+    if path.exists():
+        starts = _read_starts(path, decoded)
+        if starts is not None:
+            return starts
+        discard(path)
+    starts = _find_all(recordings, decoded, progress)
+    values, counts = np.concatenate(starts), np.array([len(each) for each in starts])
+    content = io.BytesIO()
+    np.savez(content, starts=values, count=counts, digest=_digest(values, counts))
+    try:
+        files.write_whole(path, content.getvalue())
+    except OSError as error:
+        raise DatasetError(f"cannot write to {path.parent} ({error}); set COURSE_CACHE to a folder you own") from error
+    return starts
 
-        def find(place: tuple[str, int, int]) -> np.ndarray:
-            name, begin, end = place
-            samples = torch.from_numpy(decoded.samples[begin:end]).double() / 32768
-            try:
-                return np.round(find_cycles(samples, rate).starts * rate).astype(np.int64)
-            except ValueError as error:
-                raise audio.AudioError(f"{name}: {error}") from None
 
-        names = recordings.table["recording"]
-        places = list(zip(names, decoded.offsets[:-1], decoded.offsets[1:], strict=True))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(find, places)
-            found = list(tqdm(found, f"beats of {recordings.name}", len(places), disable=not progress, delay=2))
+def _find_all(recordings: Recordings, decoded: Decoded, progress: bool) -> list[np.ndarray]:
+    rate = recordings.sample_rate
+
+    def find(row: int) -> np.ndarray:
+        samples = torch.from_numpy(decoded.samples[decoded.offsets[row] : decoded.offsets[row + 1]]).double()
+        samples = samples if decoded.samples.dtype.kind == "f" else samples / 32768
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{kept.name}-", dir=kept.parent) as work:
-                unfinished = Path(work) / kept.name
-                np.savez(unfinished, starts=np.concatenate(found), count=[len(starts) for starts in found])
-                os.replace(unfinished, kept)
-        except OSError as error:
-            raise DatasetError(
-                f"cannot write to {kept.parent} ({error}); set COURSE_CACHE to a folder you own"
-            ) from error
-    with np.load(kept) as found:
-        return np.split(found["starts"], np.cumsum(found["count"])[:-1])
+            return np.round(find_cycles(samples, rate).starts * rate).astype(np.int64)
+        except ValueError as error:
+            raise audio.AudioError(f"{recordings.table['recording'][row]}: {error}") from None
+
+    rows = range(len(recordings))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(find, rows), f"beats of {recordings.name}", len(rows), disable=not progress, delay=2))
+
+
+def _read_starts(path: Path, decoded: Decoded) -> list[np.ndarray] | None:
+    """The cached starts, or None if they are damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            values, counts, digest = content["starts"], content["count"], str(content["digest"])
+    except Exception:  # whatever is wrong with it, it can be made again
+        return None
+    if digest != _digest(values, counts) or len(counts) != len(decoded.offsets) - 1:
+        return None
+    return np.split(values, np.cumsum(counts)[:-1])
+
+
+def _digest(values: np.ndarray, counts: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes() + b" " + counts.tobytes()).hexdigest()[:16]
 
 
 def _autocorrelation(envelope: np.ndarray) -> np.ndarray:
