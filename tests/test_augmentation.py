@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from course_lib.layers import RandomEqualiser, SpecAugment, Standardise, TimeFrequencyWarp
-from course_lib.layers.augmentation import Augmentation
+from course_lib.layers import Decibels, RandomEqualiser, SpecAugment, Standardise, TimeFrequencyWarp
+from course_lib.layers.waveform_augmentation import Augmentation
 
 LAYERS = [RandomEqualiser, TimeFrequencyWarp, SpecAugment]
 every = pytest.mark.parametrize("make", LAYERS)
@@ -52,7 +52,34 @@ def test_each_clip_of_a_batch_gets_its_own_draw(make: Callable[[], Augmentation]
 def test_the_base_says_which_settings_a_layer_has() -> None:
     assert "std_db=3.0" in repr(RandomEqualiser(std_db=3.0))
     with pytest.raises(NotImplementedError):
-        Augmentation().train()(torch.ones(1, 2, 3))
+        Augmentation().train()(torch.ones(1, 2))
+
+
+@every
+@pytest.mark.parametrize("batch", [torch.zeros(2, 800), torch.zeros(2, 1, 8, 5), torch.zeros(2, 8, 5).short()])
+def test_what_is_no_batch_of_images_is_refused(make: Callable[[], Augmentation], batch: Tensor) -> None:
+    for layer in (make().train(), Standardise(), Decibels()):
+        with pytest.raises(ValueError, match="batch, bands, frames"):
+            layer(batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomEqualiser(std_db=-1), "std_db is -1"),
+        (lambda: RandomEqualiser(points=0), "points is 0"),
+        (lambda: TimeFrequencyWarp(tempo=-0.1), r"tempo is -0\.1"),
+        (lambda: TimeFrequencyWarp(delay=1.5), r"delay is 1\.5"),
+        (lambda: TimeFrequencyWarp(stretch=float("nan")), "stretch is nan"),
+        (lambda: TimeFrequencyWarp(shift=True), "shift is True"),
+        (lambda: SpecAugment(frequency_width=-1), "frequency_width is -1"),
+        (lambda: SpecAugment(time_width=2.5), r"time_width is 2\.5"),
+        (lambda: SpecAugment(masks=-1), "masks is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(make: Callable[[], Augmentation], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_equaliser_adds_one_smooth_gain_to_all_frames(images):

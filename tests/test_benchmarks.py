@@ -14,7 +14,7 @@ from course_lib import environment, figures, layers, recipes
 from course_lib.__main__ import main
 from tools.benchmarks import gammatone
 from tools.benchmarks.timing import Timings, interleaved, peak_bytes, saved_bytes
-from course_lib.layers.augmentation import Augmentation
+from course_lib.layers.waveform_augmentation import Augmentation
 
 
 def test_candidates_take_turns() -> None:

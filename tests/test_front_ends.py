@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from course_lib.layers import MFCC, Decibels, LogMel, LogSpectrogram, PowerSpectrogram
-from course_lib.layers.spectrogram import FrontEnd
+from course_lib.layers import (
+    MFCC,
+    Decibels,
+    LogMel,
+    LogSpectrogram,
+    NormaliseLevel,
+    PowerSpectrogram,
+    TrimSilence,
+)
+from course_lib.layers.front_end import FrontEnd
+from course_lib.layers.spectrogram import stretch
 
 RATE = 8000
 MAKE: dict[str, Callable[[], FrontEnd]] = {
@@ -40,7 +49,6 @@ def make(name: str) -> FrontEnd:
 
 
 every = pytest.mark.parametrize("name", SHAPES)
-pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")
 
 
 def noises(clips: int = 3, samples: int = 4000, seed: int = 0) -> Tensor:
@@ -267,8 +275,8 @@ def test_a_click_is_where_it_was_and_holds_all_frequencies() -> None:
     waveform[0, 2048] = 1
     level = LogMel(RATE, 20)(waveform)[0]
     assert level.argmax(1).unique().tolist() == [16]
-    heard = torch.tensor([15 <= frame <= 17 for frame in range(33)])
-    assert (level[:, ~heard] == level.min()).all()
+    sounding = torch.tensor([15 <= frame <= 17 for frame in range(33)])
+    assert (level[:, ~sounding] == level.min()).all()
     image = LogSpectrogram(image_size=(129, 31), stretch=False, mean=0, std=1)(waveform)[0]
     assert image[:, 15].min() > 0.99 and image[:, [13, 17]].max() < 0.01
 
@@ -366,6 +374,77 @@ def test_each_clip_of_a_batch_is_stretched_by_its_own_length() -> None:
     layer = LogSpectrogram()
     words = [functional.pad(word(samples), (0, 8000 - samples)) for samples in (800, 2000, 8000)]
     torch.testing.assert_close(layer(torch.cat(words)), torch.cat([layer(padded) for padded in words]))
+
+
+def test_a_stretched_image_is_as_exact_at_the_end_of_a_long_clip() -> None:
+    frames, width = 400_000, 1000
+    ramp = torch.arange(frames, dtype=torch.float64)[None, None]
+    stretched = stretch(ramp % 2, torch.tensor([0.7713], dtype=torch.float64), width)[0, 0]
+    position = (torch.arange(width, dtype=torch.float64) + 0.5) * (0.7713 * frames / width) - 0.5
+    expected = torch.minimum(position % 2, 2 - position % 2)
+    torch.testing.assert_close(stretched, expected, rtol=0, atol=1e-6)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LogMel(RATE, f_max=8000), "f_max 8000 Hz, and that at most half the sample rate, 4000 Hz"),
+        (lambda: LogMel(RATE, f_min=5000, f_max=6000), "at most half the sample rate"),
+        (lambda: LogMel(RATE, f_min=3000, f_max=3000), "f_min 3000 Hz must be at least 0 and below f_max 3000 Hz"),
+        (lambda: LogMel(RATE, f_min=-1), "f_min -1 Hz"),
+        (lambda: LogMel(RATE, f_min=float("nan")), "f_min is nan"),
+        (lambda: LogMel(RATE, f_max=float("inf")), "f_max is inf"),
+        (lambda: LogMel(RATE, top_db=-5), "top_db is -5"),
+        (lambda: LogMel(RATE, top_db=0), "top_db is 0"),
+        (lambda: LogMel(RATE, n_mels=0), "n_mels is 0"),
+        (lambda: LogMel(RATE, n_mels=200), "take fewer bands or a larger n_fft"),
+        (lambda: LogMel(RATE, n_fft=0), "n_fft is 0"),
+        (lambda: LogMel(RATE, n_fft=25.6), r"n_fft is 25\.6"),
+        (lambda: LogMel(RATE, hop_length=0), "hop_length is 0"),
+        (lambda: LogMel(RATE, hop_length=257), "hop_length 257 is above n_fft 256"),
+        (lambda: LogMel(RATE, width=0), "width is 0"),
+        (lambda: LogMel(0), "sample_rate is 0"),
+        (lambda: LogMel("8000"), "sample_rate is '8000'"),
+        (lambda: MFCC(-8000), "sample_rate is -8000"),
+        (lambda: MFCC(RATE, n_mfcc=41), "40 mel bands have at most 40"),
+        (lambda: MFCC(RATE, n_mfcc=0), "n_mfcc is 0"),
+        (lambda: MFCC(RATE, n_mels=300), "take fewer bands"),
+        (lambda: MFCC(RATE, n_fft=1), "n_fft is 1"),
+        (lambda: LogSpectrogram(n_fft=-256), "n_fft is -256"),
+        (lambda: LogSpectrogram(hop_length=512), "hop_length 512 is above n_fft 256"),
+        (lambda: LogSpectrogram(top_db=-80), "top_db is -80"),
+        (lambda: LogSpectrogram(image_size=(0, 64)), "height in image_size is 0"),
+        (lambda: LogSpectrogram(image_size=64), "must be a height and a width"),
+        (lambda: LogSpectrogram(image_size=(64, 64, 3)), "must be a height and a width"),
+        (lambda: LogSpectrogram(std=0), "std is 0"),
+        (lambda: LogSpectrogram(mean=float("nan")), "mean is nan"),
+        (lambda: PowerSpectrogram(n_fft=True), "n_fft is True"),
+        (lambda: PowerSpectrogram(top_db=float("inf")), "top_db is inf"),
+        (lambda: Decibels(-1), "top_db is -1"),
+        (lambda: TrimSilence(below_db=-30), "below_db is -30"),
+        (lambda: TrimSilence(frame=1), "frame is 1"),
+        (lambda: NormaliseLevel(float("nan")), "level_db is nan"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    make: Callable[[], FrontEnd], message: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+    assert not recwarn.list
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    layer = LogMel(np.int64(RATE), n_mels=np.int32(40), f_min=np.float32(60))
+    layer.load_state_dict(LogMel(RATE, f_min=60.0).state_dict())
+
+
+def test_a_layer_says_its_settings() -> None:
+    text = repr(LogMel(RATE, f_min=60))
+    assert all(part in text for part in ("sample_rate=8000", "n_mels=40", "f_min=60", "hop_length=128"))
 
 
 # Devices

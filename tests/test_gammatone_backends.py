@@ -274,9 +274,12 @@ def test_the_result_does_not_depend_on_the_number_of_threads_or_the_batch() -> N
     assert torch.equal(layer(waveforms[3:4]), results[0][0][3:4])
 
 
-@every
-def test_it_compiles(backend: str) -> None:
-    layer, waveforms = GammatoneFilterbank(5, 8000, backend=backend), noises(2, 400)
+@pytest.mark.parametrize(
+    ("backend", "compression"),
+    [*((backend, "log") for backend in BACKENDS), ("recursive", "log1p"), ("recursive", "pcen"), ("recursive", None)],
+)
+def test_it_compiles(backend: str, compression: str | None) -> None:
+    layer, waveforms = GammatoneFilterbank(5, 8000, backend=backend, compression=compression), noises(2, 400)
     compiled = torch.compile(layer, fullgraph=backend != "reference", backend="aot_eager")
     grads = []
     for model in (layer, compiled):

@@ -8,10 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course_lib.layers.augmentation import Augmentation, uniform
+from course_lib.layers.arguments import number, whole
+from course_lib.layers.waveform_augmentation import Augmentation, uniform
+from course_lib.layers.waveforms import require_images
 
 
-class RandomEqualiser(Augmentation):
+class ImageAugmentation(Augmentation):
+    """Base of those on images."""
+
+    def check(self, batch: Tensor) -> None:
+        require_images(batch)
+
+
+class RandomEqualiser(ImageAugmentation):
     """Images in dB (batch, bands, frames) through a smooth random frequency response: another microphone or room.
 
     The gain at `points` equally spaced bands is normal with standard deviation `std_db`, linear in between.
@@ -21,20 +30,20 @@ class RandomEqualiser(Augmentation):
 
     def __init__(self, std_db: float = 4.0, points: int = 6) -> None:
         super().__init__()
-        self.std_db, self.points = std_db, points
+        self.std_db, self.points = number("std_db", std_db, at_least=0), whole("points", points)
 
     def augment(self, images: Tensor) -> Tensor:
-        gain = self.std_db * torch.randn(len(images), 1, self.points, device=images.device)
+        gain = self.std_db * torch.randn(len(images), 1, self.points, device=images.device, dtype=torch.float32)
         gain = functional.interpolate(gain, images.shape[1], mode="linear", align_corners=True)
         return images + gain.transpose(1, 2)
 
 
-class TimeFrequencyWarp(Augmentation):
+class TimeFrequencyWarp(ImageAugmentation):
     """Images (batch, bands, frames) stretched and moved along time and along frequency: another way to say it.
 
     Along time by a factor from `1 / (1 + tempo)` to `1 + tempo` and up to the fraction `delay` of the frames either
     way; along frequency by a log-normal factor with standard deviation `stretch` and a normal `shift` (fraction of
-    the bands), as a longer or shorter vocal tract does. The image goes on beyond its edges as it is there.
+    the bands), as a longer or shorter vocal tract does. Beyond the edges of the image its edge values are repeated.
     Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
 
     Notebook: 02_spoken_digits_cnn
@@ -42,14 +51,15 @@ class TimeFrequencyWarp(Augmentation):
 
     def __init__(self, tempo: float = 0.28, delay: float = 0.08, stretch: float = 0.07, shift: float = 0.04) -> None:
         super().__init__()
-        self.tempo, self.delay, self.stretch, self.shift = tempo, delay, stretch, shift
+        self.tempo, self.delay = number("tempo", tempo, at_least=0), number("delay", delay, at_least=0, at_most=1)
+        self.stretch, self.shift = number("stretch", stretch, at_least=0), number("shift", shift, at_least=0)
 
     def augment(self, images: Tensor) -> Tensor:
         def normal() -> Tensor:
-            return torch.randn(len(images), device=images.device)
+            return torch.randn(len(images), device=images.device, dtype=torch.float32)
 
         slowest = math.log(1 + self.tempo)
-        affine = torch.zeros(len(images), 2, 3, device=images.device)
+        affine = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
         # In the coordinates of affine_grid an axis runs from -1 to 1.
         affine[:, 0, 0] = uniform(images, -slowest, slowest)[:, 0].exp()
         affine[:, 0, 2] = 2 * uniform(images, -self.delay, self.delay)[:, 0]
@@ -59,7 +69,7 @@ class TimeFrequencyWarp(Augmentation):
         return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
-class SpecAugment(Augmentation):
+class SpecAugment(ImageAugmentation):
     """Images (batch, bands, frames) with random bands and random stretches of time replaced by the clip's mean.
 
     `masks` masks an axis, each up to `frequency_width` bands or `time_width` frames wide.
@@ -70,16 +80,17 @@ class SpecAugment(Augmentation):
 
     def __init__(self, frequency_width: int = 8, time_width: int = 12, masks: int = 2) -> None:
         super().__init__()
-        self.frequency_width, self.time_width, self.masks = frequency_width, time_width, masks
+        self.frequency_width = whole("frequency_width", frequency_width, at_least=0)
+        self.time_width, self.masks = whole("time_width", time_width, at_least=0), whole("masks", masks, at_least=0)
 
     def augment(self, images: Tensor) -> Tensor:
         mean = images.mean(dim=(1, 2), keepdim=True)
         for axis, width in ((1, self.frequency_width), (2, self.time_width)):
-            place = torch.arange(images.shape[axis], device=images.device)
+            position = torch.arange(images.shape[axis], device=images.device)
             hidden = torch.zeros(len(images), images.shape[axis], dtype=torch.bool, device=images.device)
             for _ in range(self.masks):
                 wide = uniform(images, 0, min(width, images.shape[axis]))
                 first = torch.rand_like(wide) * (images.shape[axis] - wide)
-                hidden |= (place >= first) & (place < first + wide)
+                hidden |= (position >= first) & (position < first + wide)
             images = torch.where(hidden.unsqueeze(3 - axis), mean, images)
         return images

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from course_lib.layers.spectrogram import require_waveforms, sounding_length
+from course_lib.layers.arguments import number
+from course_lib.layers.waveforms import require_waveforms, single_at_least, sounding_length
 
 _SILENCE = 1e-14  # power: a level of 1e-7, where the smallest step of 16 bits is 3e-5
 
@@ -12,19 +13,21 @@ _SILENCE = 1e-14  # power: a level of 1e-7, where the smallest step of 16 bits i
 class NormaliseLevel(nn.Module):
     """Waveforms (batch, samples) brought to one level, in decibels relative to full scale; silence stays silent.
 
-    The level is the root mean square of the part before the padding zeros.
+    The level is the root mean square of the part before the padding zeros. Raises ValueError for what is no batch of
+    waveforms.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
 
     def __init__(self, level_db: float = -20.0) -> None:
         super().__init__()
-        self.level_db = level_db
+        self.level_db = number("level_db", level_db)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         require_waveforms(waveforms)
-        power = waveforms.square().sum(dim=1, keepdim=True) / sounding_length(waveforms).clamp(min=1)
-        return waveforms * 10 ** (self.level_db / 20) / power.clamp(min=_SILENCE).sqrt()
+        precise = waveforms.to(single_at_least(waveforms.dtype))
+        power = precise.square().sum(dim=1, keepdim=True) / sounding_length(waveforms).clamp(min=1)
+        return (precise * 10 ** (self.level_db / 20) / power.clamp(min=_SILENCE).sqrt()).to(waveforms.dtype)
 
     def extra_repr(self) -> str:
         return f"level_db={self.level_db}"

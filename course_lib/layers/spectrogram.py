@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import scipy.signal
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+
 import torch
 import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course_lib.layers.arguments import band, number, whole
+from course_lib.layers.front_end import FrontEnd
+from course_lib.layers.waveforms import position_type, require_images, single_at_least, sounding_length
+
 _SMALLEST_POWER = 1e-10
-
-
-def require_waveforms(waveforms: Tensor, at_least: int = 1) -> None:
-    """Raise ValueError unless `waveforms` is floating-point, of shape (batch, samples), with `at_least` samples."""
-    if waveforms.ndim != 2 or not waveforms.is_floating_point():
-        got = f"{waveforms.dtype} {tuple(waveforms.shape)}"
-        raise ValueError(f"expected floating-point waveforms of shape (batch, samples), got {got}")
-    if waveforms.shape[1] < at_least:
-        raise ValueError(f"a clip of {waveforms.shape[1]} samples is too short; this layer needs {at_least}")
-
-
-def require_clips(waveforms: Tensor, samples: int) -> None:
-    """Raise ValueError unless `waveforms` is floating-point, of shape (batch, samples) with this many samples."""
-    require_waveforms(waveforms)
-    if waveforms.shape[1] != samples:
-        raise ValueError(f"this network was built for clips of {samples} samples and got {waveforms.shape[1]}")
-
-
-def sounding_length(waveforms: Tensor) -> Tensor:
-    """Samples up to and including the last one that is not zero, shape (batch, 1); 0 for a silent clip."""
-    position = torch.arange(1, waveforms.shape[1] + 1, device=waveforms.device)
-    return (position * (waveforms != 0)).amax(dim=1, keepdim=True)
 
 
 def decibels(power: Tensor, top_db: float) -> Tensor:
@@ -41,30 +27,16 @@ def decibels(power: Tensor, top_db: float) -> Tensor:
 
 def stretch(images: Tensor, share: Tensor, width: int) -> Tensor:
     """The first `share` (batch,) of the frames of images (batch, bands, frames), stretched to `width` frames."""
-    affine = torch.zeros(len(images), 2, 3, device=images.device)
-    # In the coordinates of affine_grid an axis runs from -1 to 1.
-    affine[:, 0, 0], affine[:, 0, 2], affine[:, 1, 1] = share, share - 1, 1
-    grid = functional.affine_grid(affine, [len(images), 1, images.shape[1], width], align_corners=False)
-    return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    bands, frames = images.shape[1:]
+    middle = torch.arange(width, device=images.device, dtype=position_type(images.device)) + 0.5
+    position = (middle * (share[:, None] * (frames / width)) - 0.5).clamp(0, frames - 1)
+    before = position.long()
+    fraction = (position - before).to(images.dtype)[:, None]
 
+    def frame(number: Tensor) -> Tensor:
+        return images.gather(2, number[:, None].expand(-1, bands, -1))
 
-class FrontEnd(nn.Module):
-    """Base of the front ends: checks the waveforms and calls `image` on them in float32, autocast or not.
-
-    `shortest` is the least number of samples that makes an image.
-    """
-
-    shortest = 1
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        require_waveforms(waveforms, self.shortest)
-        if len(waveforms) == 0:  # FFTs refuse an empty batch
-            return self(waveforms.new_zeros(1, waveforms.shape[1]))[:0]
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return self.image(waveforms.float())
-
-    def image(self, waveforms: Tensor) -> Tensor:
-        raise NotImplementedError
+    return torch.lerp(frame(before), frame((before + 1).clamp(max=frames - 1)), fraction)
 
 
 class LogSpectrogram(FrontEnd):
@@ -89,10 +61,14 @@ class LogSpectrogram(FrontEnd):
         std: float = 0.1464,
     ) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.top_db, self.stretch = n_fft, hop_length, top_db, stretch
-        self.image_size, self.mean, self.std = tuple(image_size), mean, std
-        self.shortest = n_fft
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.n_fft, self.hop_length = _frame(n_fft, hop_length)
+        self.image_size = _size(image_size)
+        self.top_db, self.stretch = number("top_db", top_db, above=0), bool(stretch)
+        self.mean, self.std = number("mean", mean), number("std", std, above=0)
+        self.shortest = self.n_fft
+        names = ("n_fft", "hop_length", "image_size", "top_db", "stretch", "mean", "std")
+        self.settings = {name: getattr(self, name) for name in names}
+        self.register_buffer("window", torch.hann_window(self.n_fft, dtype=self.precision), persistent=False)
 
     def image(self, waveforms: Tensor) -> Tensor:
         frames = waveforms.unfold(1, self.n_fft, self.hop_length) * self.window
@@ -102,15 +78,11 @@ class LogSpectrogram(FrontEnd):
         share = torch.ones(len(waveforms), device=waveforms.device)
         if self.stretch:
             sounding = 1 + (sounding_length(waveforms)[:, 0] - self.n_fft).clamp(min=0) // self.hop_length
-            share = sounding / level.shape[2]
+            share = sounding.to(position_type(waveforms.device)) / level.shape[2]
         grey = stretch(level, share, width)
         lowest, highest = grey.amin(dim=(1, 2), keepdim=True), grey.amax(dim=(1, 2), keepdim=True)
         grey = (grey - lowest) / (highest - lowest).clamp(min=1e-3)
         return (grey - self.mean) / self.std
-
-    def extra_repr(self) -> str:
-        shown = ("n_fft", "hop_length", "image_size", "top_db", "stretch")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in shown)
 
 
 class PowerSpectrogram(FrontEnd):
@@ -126,10 +98,11 @@ class PowerSpectrogram(FrontEnd):
 
     def __init__(self, n_fft: int = 256, log: bool = False, top_db: float = 80.0) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.log, self.top_db = n_fft, n_fft - n_fft // 8, log, top_db
-        self.shortest = n_fft
-        window = torch.from_numpy(scipy.signal.get_window(("tukey", 0.25), n_fft)).float()
-        self.register_buffer("window", window, persistent=False)
+        self.n_fft = self.shortest = whole("n_fft", n_fft, at_least=2)
+        self.hop_length = self.n_fft - self.n_fft // 8
+        self.log, self.top_db = bool(log), number("top_db", top_db, above=0)
+        self.settings = {"n_fft": self.n_fft, "hop_length": self.hop_length, "log": self.log, "top_db": self.top_db}
+        self.register_buffer("window", _tukey_window(self.n_fft).to(self.precision), persistent=False)
 
     def image_size(self, samples: int) -> tuple[int, int]:
         """Height and width of the image of a clip."""
@@ -144,9 +117,6 @@ class PowerSpectrogram(FrontEnd):
             level = decibels(power, self.top_db)
             return 1 + (level - level.amax(dim=(1, 2), keepdim=True)) / self.top_db
         return power / power.amax(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_POWER)
-
-    def extra_repr(self) -> str:
-        return f"n_fft={self.n_fft}, hop_length={self.hop_length}, log={self.log}"
 
 
 class LogMel(FrontEnd):
@@ -173,16 +143,21 @@ class LogMel(FrontEnd):
         width: int | None = None,
     ) -> None:
         super().__init__()
-        self.top_db, self.width, self.shortest = top_db, width, n_fft // 2 + 1
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate, n_fft, hop_length=hop_length, n_mels=n_mels, f_min=f_min, f_max=f_max
-        )
+        n_fft, hop_length = _frame(n_fft, hop_length)
+        self.top_db = number("top_db", top_db, above=0)
+        self.width, self.shortest = None if width is None else whole("width", width), n_fft // 2 + 1
+        bands = _mel_settings(sample_rate, n_mels, f_min, f_max)
+        self.settings = {**bands, "n_fft": n_fft, "hop_length": hop_length, "top_db": self.top_db, "width": self.width}
+        with _made_in(self.precision):
+            self.mel = torchaudio.transforms.MelSpectrogram(n_fft=n_fft, hop_length=hop_length, **bands)
+        _require_no_empty_band(self.mel)
 
     def image(self, waveforms: Tensor) -> Tensor:
         level = decibels(self.mel(waveforms), self.top_db)
         if self.width is None:
             return level
-        return stretch(level, sounding_length(waveforms)[:, 0].clamp(min=1) / waveforms.shape[1], self.width)
+        sounding = sounding_length(waveforms)[:, 0].clamp(min=1).to(position_type(waveforms.device))
+        return stretch(level, sounding / waveforms.shape[1], self.width)
 
 
 class Decibels(nn.Module):
@@ -193,10 +168,11 @@ class Decibels(nn.Module):
 
     def __init__(self, top_db: float = 80.0) -> None:
         super().__init__()
-        self.top_db = top_db
+        self.top_db = number("top_db", top_db, above=0)
 
     def forward(self, energies: Tensor) -> Tensor:
-        return decibels(energies, self.top_db)
+        require_images(energies)
+        return decibels(energies.to(single_at_least(energies.dtype)), self.top_db).to(energies.dtype)
 
     def extra_repr(self) -> str:
         return f"top_db={self.top_db:g}"
@@ -212,9 +188,11 @@ class Standardise(nn.Module):
         super().__init__()
 
     def forward(self, images: Tensor) -> Tensor:
-        centred = images - images.mean(dim=(1, 2), keepdim=True)
+        require_images(images)
+        precise = images.to(single_at_least(images.dtype))
+        centred = precise - precise.mean(dim=(1, 2), keepdim=True)
         # Clamped before the root, whose slope at 0 is infinite: silence would make every gradient NaN.
-        return centred / centred.square().mean(dim=(1, 2), keepdim=True).clamp(min=1e-10).sqrt()
+        return (centred / centred.square().mean(dim=(1, 2), keepdim=True).clamp(min=1e-10).sqrt()).to(images.dtype)
 
 
 class MFCC(FrontEnd):
@@ -230,11 +208,65 @@ class MFCC(FrontEnd):
         self, sample_rate: int, n_mfcc: int = 13, n_mels: int = 40, n_fft: int = 256, hop_length: int = 128
     ) -> None:
         super().__init__()
+        n_fft, hop_length = _frame(n_fft, hop_length)
+        bands = _mel_settings(sample_rate, n_mels)
+        if whole("n_mfcc", n_mfcc) > bands["n_mels"]:
+            raise ValueError(f"n_mfcc is {n_mfcc}; {n_mels} mel bands have at most {n_mels} coefficients")
         self.shortest = n_fft // 2 + 1
-        self.mfcc = torchaudio.transforms.MFCC(
-            sample_rate, n_mfcc, melkwargs={"n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
-        )
+        self.settings = {**bands, "n_mfcc": n_mfcc, "n_fft": n_fft, "hop_length": hop_length}
+        rate, mel = bands.pop("sample_rate"), bands | {"n_fft": n_fft, "hop_length": hop_length}
+        with _made_in(self.precision):
+            self.mfcc = torchaudio.transforms.MFCC(rate, n_mfcc, melkwargs=mel)
+        self.mfcc.dct_mat = self.mfcc.dct_mat.contiguous()  # safetensors stores nothing else
+        _require_no_empty_band(self.mfcc.MelSpectrogram)
 
     def image(self, waveforms: Tensor) -> Tensor:
         # With a channel in between: torchaudio takes `top_db` from the loudest clip of a batch that has none.
         return self.mfcc(waveforms[:, None])[:, 0]
+
+
+def _frame(n_fft: int, hop_length: int) -> tuple[int, int]:
+    n_fft, hop_length = whole("n_fft", n_fft, at_least=2), whole("hop_length", hop_length)
+    if hop_length > n_fft:
+        raise ValueError(f"hop_length {hop_length} is above n_fft {n_fft}; samples between the frames would be lost")
+    return n_fft, hop_length
+
+
+def _size(image_size: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(image_size, Sequence) or len(image_size) != 2:
+        raise ValueError(f"image_size is {image_size!r}; it must be a height and a width")
+    return whole("the height in image_size", image_size[0]), whole("the width in image_size", image_size[1])
+
+
+def _mel_settings(sample_rate: int, n_mels: int, f_min: float | None = None, f_max: float | None = None) -> dict:
+    sample_rate, f_min, f_max = number("sample_rate", sample_rate), *band(f_min, f_max, sample_rate)
+    return {"sample_rate": sample_rate, "n_mels": whole("n_mels", n_mels), "f_min": f_min, "f_max": f_max}
+
+
+def _require_no_empty_band(mel: torchaudio.transforms.MelSpectrogram) -> None:
+    empty = (mel.mel_scale.fb.amax(dim=0) == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise ValueError(
+            f"n_mels {mel.n_mels} bands are too narrow for n_fft {mel.n_fft} at {mel.sample_rate} Hz: {len(empty)} of "
+            "them hold no frequency of the spectrum; take fewer bands or a larger n_fft"
+        )
+
+
+@contextlib.contextmanager
+def _made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let torchaudio make its windows and bands in this type, and say nothing of empty bands."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _tukey_window(samples: int) -> Tensor:
+    """A window with a rising and a falling eighth, as scipy.signal.get_window(("tukey", 0.25), samples)."""
+    time = torch.arange(samples, dtype=torch.float64)
+    ramp = (torch.minimum(time, samples - time) / (samples / 8)).clamp(max=1)
+    return 0.5 * (1 - torch.cos(math.pi * ramp))

@@ -1,30 +1,59 @@
-"""Augmentation of waveforms (batch, samples)."""
+"""Augmentation of waveforms (batch, samples): random changes that keep the label.
+
+They are layers that act in training mode only, on whole batches, on any device; each clip gets its own draw.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib.layers.augmentation import Augmentation, uniform
-from course_lib.layers.spectrogram import require_waveforms, sounding_length
+from course_lib.layers.arguments import number, ordered, whole
+from course_lib.layers.waveforms import (
+    before_padding,
+    position_type,
+    require_waveforms,
+    single_at_least,
+    sounding_length,
+)
 
 
-class WaveformAugmentation(Augmentation):
-    """Base: checks the waveforms and calls `change` on them in float32, autocast or not."""
+class Augmentation(nn.Module):
+    """Base: `augment` in training mode, the identity in evaluation mode and for empty batches.
 
-    def augment(self, waveforms: Tensor) -> Tensor:
-        require_waveforms(waveforms)
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return self.change(waveforms.float())
+    `augment` gets float32 (or float64), autocast or not; the result has the type of what was given.
+    """
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def forward(self, batch: Tensor) -> Tensor:
+        if not self.training:
+            return batch
+        self.check(batch)
+        if batch.numel() == 0:
+            return batch
+        with torch.autocast(batch.device.type, enabled=False):
+            return self.augment(batch.to(single_at_least(batch.dtype))).to(batch.dtype)
+
+    def check(self, batch: Tensor) -> None:
+        """Raise ValueError for a batch that this layer is not for."""
+        require_waveforms(batch, at_least=0)
+
+    def augment(self, batch: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def extra_repr(self) -> str:
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        return ", ".join(f"{name}={value}" for name, value in numbers.items() if name != "training")
 
-class RandomGain(WaveformAugmentation):
+
+def uniform(batch: Tensor, low: float, high: float) -> Tensor:
+    """A random number for each clip of a batch, shape (batch, 1)."""
+    return torch.empty(len(batch), 1, device=batch.device, dtype=torch.float32).uniform_(low, high)
+
+
+class RandomGain(Augmentation):
     """Waveforms made louder or softer by `lowest_db` to `highest_db`: another distance from the microphone.
 
     A share of `inverted` clips is turned upside down, as by a microphone of the other polarity.
@@ -34,29 +63,27 @@ class RandomGain(WaveformAugmentation):
 
     def __init__(self, lowest_db: float = -12.0, highest_db: float = 6.0, inverted: float = 0.0) -> None:
         super().__init__()
-        _require_order("lowest_db", lowest_db, "highest_db", highest_db)
-        self.lowest_db, self.highest_db, self.inverted = lowest_db, highest_db, inverted
+        self.lowest_db, self.highest_db = ordered("lowest_db", lowest_db, "highest_db", highest_db)
+        self.inverted = number("inverted", inverted, at_least=0, at_most=1)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         gain = 10 ** (uniform(waveforms, self.lowest_db, self.highest_db) / 20)
         if self.inverted:  # drawn only where asked for, so that what was trained without it can be trained again
             gain = torch.where(uniform(waveforms, 0, 1) < self.inverted, -gain, gain)
         return waveforms * gain
 
 
-class RandomShift(WaveformAugmentation):
-    """Waveforms moved earlier or later by up to `most` of the clip's length; what leaves is lost, zeros come in.
+class RandomShift(Augmentation):
+    """Waveforms shifted by up to the fraction `most` of the clip; shifted-out samples are dropped, gaps zero-filled.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
 
     def __init__(self, most: float = 0.1) -> None:
         super().__init__()
-        if not 0 <= most < 1:
-            raise ValueError(f"most is {most}; a clip can move by a fraction from 0 to under 1 of its length")
-        self.most = most
+        self.most = number("most", most, at_least=0, below=1)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         samples = waveforms.shape[1]
         offset = (uniform(waveforms, -self.most, self.most) * samples).round().long()
         position = torch.arange(samples, device=waveforms.device) + offset
@@ -64,7 +91,7 @@ class RandomShift(WaveformAugmentation):
         return torch.where(inside, waveforms.gather(1, position.clamp(0, samples - 1)), 0.0)
 
 
-class RandomSpeed(WaveformAugmentation):
+class RandomSpeed(Augmentation):
     """Waveforms played `slowest` to `fastest` times as fast (log-uniform), pitch and formants included.
 
     A slower clip loses what runs over its end, a faster one is padded with zeros. Values between samples are
@@ -76,27 +103,25 @@ class RandomSpeed(WaveformAugmentation):
 
     def __init__(self, slowest: float = 0.85, fastest: float = 1.15) -> None:
         super().__init__()
-        _require_order("slowest", slowest, "fastest", fastest)
-        if slowest <= 0:
-            raise ValueError(f"slowest is {slowest}; a speed is above 0")
-        self.slowest, self.fastest = slowest, fastest
+        self.slowest, self.fastest = ordered("slowest", number("slowest", slowest, above=0), "fastest", fastest)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         samples = waveforms.shape[1]
-        speed = uniform(waveforms, math.log(self.slowest), math.log(self.fastest)).exp()
-        place = torch.arange(samples, device=waveforms.device) * speed
-        before = place.long()
-        t = place - before
+        exact = position_type(waveforms.device)
+        speed = self.slowest * (self.fastest / self.slowest) ** uniform(waveforms, 0, 1).to(exact)
+        position = torch.arange(samples, device=waveforms.device, dtype=exact) * speed
+        before = position.long()
+        t = (position - before).to(waveforms.dtype)
 
         def neighbour(offset: int) -> Tensor:
             return waveforms.gather(1, (before + offset).clamp(0, samples - 1))
 
         a, b, c, d = (neighbour(offset) for offset in (-1, 0, 1, 2))
         between = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-        return torch.where(place <= samples - 1, between, 0.0)
+        return torch.where(position <= samples - 1, between, 0.0)
 
 
-class RandomTrim(WaveformAugmentation):
+class RandomTrim(Augmentation):
     """Waveforms cut at random at both ends: recordings are trimmed by different people in different ways.
 
     Of the part before the padding zeros, up to the fraction `cut` is lost at each end, in `share` of the clips.
@@ -106,11 +131,9 @@ class RandomTrim(WaveformAugmentation):
 
     def __init__(self, cut: float = 0.12, share: float = 0.7) -> None:
         super().__init__()
-        if not 0 <= cut < 0.5:
-            raise ValueError(f"cut is {cut}; each end can lose a fraction from 0 to under 0.5")
-        self.cut, self.share = cut, share
+        self.cut, self.share = number("cut", cut, at_least=0, below=0.5), _share(share)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         length = sounding_length(waveforms)
         first, lost = (
             (uniform(waveforms, 0, self.cut) * length * (uniform(waveforms, 0, 1) < self.share)).long()
@@ -122,7 +145,7 @@ class RandomTrim(WaveformAugmentation):
         )
 
 
-class AddNoise(WaveformAugmentation):
+class AddNoise(Augmentation):
     """Waveforms with noise added, `lowest_snr` to `highest_snr` dB below their level, but none to the padding zeros.
 
     Each clip draws its own colour, between white and brown (power falling as 1/f to the power 0 .. 2).
@@ -132,10 +155,9 @@ class AddNoise(WaveformAugmentation):
 
     def __init__(self, lowest_snr: float = 8.0, highest_snr: float = 45.0) -> None:
         super().__init__()
-        _require_order("lowest_snr", lowest_snr, "highest_snr", highest_snr)
-        self.lowest_snr, self.highest_snr = lowest_snr, highest_snr
+        self.lowest_snr, self.highest_snr = ordered("lowest_snr", lowest_snr, "highest_snr", highest_snr)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         samples = waveforms.shape[1]
         frequency = torch.arange(samples // 2 + 1, device=waveforms.device).clamp(min=1)
         spectrum = torch.randn(len(waveforms), len(frequency), dtype=torch.complex64, device=waveforms.device)
@@ -143,7 +165,7 @@ class AddNoise(WaveformAugmentation):
         return mixed(waveforms, noise, uniform(waveforms, self.lowest_snr, self.highest_snr))
 
 
-class MixBackground(WaveformAugmentation):
+class MixBackground(Augmentation):
     """Waveforms with another clip of the batch in the background, `lowest_snr` to `highest_snr` dB below their level.
 
     The label stays that of the foreground. A batch of one clip stays as it is.
@@ -153,10 +175,10 @@ class MixBackground(WaveformAugmentation):
 
     def __init__(self, lowest_snr: float = 5.0, highest_snr: float = 30.0, share: float = 0.5) -> None:
         super().__init__()
-        _require_order("lowest_snr", lowest_snr, "highest_snr", highest_snr)
-        self.lowest_snr, self.highest_snr, self.share = lowest_snr, highest_snr, share
+        self.lowest_snr, self.highest_snr = ordered("lowest_snr", lowest_snr, "highest_snr", highest_snr)
+        self.share = _share(share)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         if len(waveforms) == 1:
             return waveforms
         clips = torch.arange(len(waveforms), device=waveforms.device)
@@ -165,7 +187,7 @@ class MixBackground(WaveformAugmentation):
         return torch.where(uniform(waveforms, 0, 1) < self.share, both, waveforms)
 
 
-class RandomBandFilter(WaveformAugmentation):
+class RandomBandFilter(Augmentation):
     """Waveforms through a band-pass filter with random edges: another telephone, microphone or wall.
 
     The lower edge lies between `lowest` and `low` Hz, the upper one between `high` and `highest` Hz (log-uniform);
@@ -185,14 +207,18 @@ class RandomBandFilter(WaveformAugmentation):
         share: float = 0.5,
     ) -> None:
         super().__init__()
-        if not 0 < lowest <= low < high <= highest:
-            raise ValueError(f"edges must rise from above 0: {lowest}, {low}, {high}, {highest} Hz do not")
-        self.sample_rate, self.order, self.share = sample_rate, order, share
+        self.sample_rate = number("sample_rate", sample_rate, above=0)
+        self.order, self.share = whole("order", order), _share(share)
+        if not 0 < lowest <= low < high <= highest <= sample_rate / 2:
+            raise ValueError(
+                f"the edges lowest {lowest}, low {low}, high {high} and highest {highest} Hz must rise from above 0 to "
+                f"at most half the sample rate, {sample_rate / 2:g} Hz"
+            )
         self.lowest, self.low, self.high, self.highest = lowest, low, high, highest
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         samples = waveforms.shape[1]
-        frequency = torch.fft.rfftfreq(samples, 1 / self.sample_rate, device=waveforms.device)
+        frequency = torch.fft.rfftfreq(samples, 1 / self.sample_rate, device=waveforms.device, dtype=waveforms.dtype)
         lower = uniform(waveforms, math.log(self.lowest), math.log(self.low)).exp()
         upper = uniform(waveforms, math.log(self.high), math.log(self.highest)).exp()
         gain = butterworth(frequency, lower, upper, self.order)
@@ -201,7 +227,7 @@ class RandomBandFilter(WaveformAugmentation):
         return torch.where(chosen, filtered, waveforms)
 
 
-class RandomRoom(WaveformAugmentation):
+class RandomRoom(Augmentation):
     """Waveforms as another room and microphone would return them: convolved with a random impulse response.
 
     The direct sound is followed by Gaussian noise that decays by 60 dB within `shortest` to `longest` seconds
@@ -221,29 +247,26 @@ class RandomRoom(WaveformAugmentation):
         share: float = 0.8,
     ) -> None:
         super().__init__()
-        _require_order("shortest", shortest, "longest", longest)
-        _require_order("weakest_db", weakest_db, "strongest_db", strongest_db)
-        if shortest <= 0:
-            raise ValueError(f"shortest is {shortest}; a decay takes longer than 0 s")
-        self.sample_rate, self.share = sample_rate, share
-        self.shortest, self.longest = shortest, longest
-        self.weakest_db, self.strongest_db = weakest_db, strongest_db
+        self.sample_rate, self.share = number("sample_rate", sample_rate, above=0), _share(share)
+        self.shortest, self.longest = ordered("shortest", number("shortest", shortest, above=0), "longest", longest)
+        self.weakest_db, self.strongest_db = ordered("weakest_db", weakest_db, "strongest_db", strongest_db)
 
-    def change(self, waveforms: Tensor) -> Tensor:
+    def augment(self, waveforms: Tensor) -> Tensor:
         samples, taps = waveforms.shape[1], max(2, round(self.longest * self.sample_rate))
-        seconds = torch.arange(1, taps, device=waveforms.device) / self.sample_rate
+        seconds = torch.arange(1, taps, device=waveforms.device, dtype=torch.float32) / self.sample_rate
         decay = uniform(waveforms, math.log(self.shortest), math.log(self.longest)).exp()
-        tail = torch.randn(len(waveforms), taps - 1, device=waveforms.device) * 10 ** (-3 * seconds / decay)
+        tail = torch.randn(len(waveforms), taps - 1, device=waveforms.device, dtype=torch.float32)
+        tail = tail * 10 ** (-3 * seconds / decay)
         strength = 10 ** (uniform(waveforms, self.weakest_db, self.strongest_db) / 20)
         tail = strength * functional.normalize(tail)  # all zeros where the decay is far shorter than a sample
         size = 1024 * math.ceil((samples + taps) / 1024)  # a length with large prime factors takes ten times as long
         transfer = 1 + torch.fft.rfft(functional.pad(tail, (1, 0)), n=size)
-        heard = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * transfer, n=size)[:, :samples]
+        reverberant = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * transfer, n=size)[:, :samples]
         chosen = (uniform(waveforms, 0, 1) < self.share) & before_padding(waveforms)
-        return torch.where(chosen, heard, waveforms)
+        return torch.where(chosen, reverberant, waveforms)
 
 
-class TimeMask(WaveformAugmentation):
+class TimeMask(Augmentation):
     """Waveforms with `masks` random stretches silenced, each up to `longest` of the part before the padding zeros.
 
     Notebook: 03_raw_waveforms_sample_cnn
@@ -251,17 +274,17 @@ class TimeMask(WaveformAugmentation):
 
     def __init__(self, longest: float = 0.1, masks: int = 1) -> None:
         super().__init__()
-        if not 0 <= longest <= 1:
-            raise ValueError(f"longest is {longest}; a mask covers a fraction from 0 to 1")
-        self.longest, self.masks = longest, masks
+        self.longest = number("longest", longest, at_least=0, at_most=1)
+        self.masks = whole("masks", masks, at_least=0)
 
-    def change(self, waveforms: Tensor) -> Tensor:
-        place = torch.arange(waveforms.shape[1], device=waveforms.device)
+    def augment(self, waveforms: Tensor) -> Tensor:
+        position = torch.arange(waveforms.shape[1], device=waveforms.device)
         length = sounding_length(waveforms)
         for _ in range(self.masks):
             wide = uniform(waveforms, 0, self.longest) * length
             first = uniform(waveforms, 0, 1) * (length - wide)
-            waveforms = torch.where((place >= first) & (place < first + wide), 0.0, waveforms)
+            hidden = (position >= first.ceil().long()) & (position < (first + wide).ceil().long())
+            waveforms = torch.where(hidden, 0.0, waveforms)
         return waveforms
 
 
@@ -277,17 +300,11 @@ def mixed(waveforms: Tensor, noise: Tensor, snr: Tensor | float) -> Tensor:
     return waveforms + noise * (level / noise_level) * 10 ** (-snr / 20)
 
 
-def before_padding(waveforms: Tensor) -> Tensor:
-    """Which samples come before the padding zeros, shape (batch, samples)."""
-    return torch.arange(waveforms.shape[1], device=waveforms.device) < sounding_length(waveforms)
-
-
 def butterworth(frequency: Tensor, lower: Tensor, upper: Tensor, order: int) -> Tensor:
     """Gain of a high-pass at `lower` times a low-pass at `upper`, at each frequency (all Hz); -3 dB at the edges."""
     high_pass = 1 / (1 + (lower / frequency.clamp(min=1e-3)) ** (2 * order)).sqrt()
     return high_pass / (1 + (frequency / upper) ** (2 * order)).sqrt()
 
 
-def _require_order(lower_name: str, lower: float, upper_name: str, upper: float) -> None:
-    if lower > upper:
-        raise ValueError(f"{lower_name} {lower} is above {upper_name} {upper}")
+def _share(share: float) -> float:
+    return number("share", share, at_least=0, at_most=1)

@@ -11,7 +11,7 @@ from torch import nn
 from course_lib import environment, recipes
 from tools.benchmarks.timing import interleaved, machine
 from course_lib.experiments import write_json
-from course_lib.layers.augmentation import Augmentation
+from course_lib.layers.waveform_augmentation import Augmentation
 
 RECIPES = (
     "fsdd/crnn",

@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from course_lib.layers.waveforms import position_type
+
 
 def level(decay: Tensor, order: int) -> Tensor:
     """Factor (filters,) that gives the filters a gain of 1 at their centre frequencies."""
@@ -36,11 +38,21 @@ def length(decay: Tensor, order: int) -> int:
     return max(2, math.ceil((20 + order) / smallest(decay)))
 
 
-def impulse_response(decay: Tensor, frequency: Tensor, order: int, samples: int) -> Tensor:
-    """The first `samples` samples of the filters, shape (filters, samples)."""
+def parts(decay: Tensor, frequency: Tensor, order: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Time (samples,), envelope and phase (filters, samples) of the filters.
+
+    In float64 where the device has it: in float32 the phase of a long response is rounded to parts of a radian.
+    """
+    decay, frequency = (values.to(position_type(values.device)) for values in (decay, frequency))
     time = torch.arange(samples, device=decay.device, dtype=decay.dtype)
     envelope = level(decay, order)[:, None] * time ** (order - 1) * torch.exp(-decay[:, None] * time)
-    return envelope * torch.cos(frequency[:, None] * time)
+    return time, envelope, frequency[:, None] * time
+
+
+def impulse_response(decay: Tensor, frequency: Tensor, order: int, samples: int) -> Tensor:
+    """The first `samples` samples of the filters, shape (filters, samples)."""
+    _, envelope, phase = parts(decay, frequency, order, samples)
+    return (envelope * torch.cos(phase)).to(decay.dtype)
 
 
 def pole_fractions(power: int) -> list[int]:
@@ -59,7 +71,7 @@ def pole_fractions(power: int) -> list[int]:
 
 def frequency_response(decay: Tensor, frequency: Tensor, order: int, at: Tensor) -> Tensor:
     """Complex response (filters, len(at)) of the unending filters at frequencies `at` in radians a sample."""
-    response = torch.zeros((), device=decay.device)
+    response = torch.zeros((), device=decay.device, dtype=decay.dtype)
     for sign in (1, -1):  # Re(z) is half the sum of z and its conjugate
         ratio = torch.exp(torch.complex(-decay[:, None].expand(-1, len(at)), sign * frequency[:, None] - at))
         terms = (c / (1 - ratio) ** (j + 1) for j, c in enumerate(pole_fractions(order - 1)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import scipy.fft
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,25 +25,34 @@ def energies(
     clips, samples = waveforms.shape
     maps = [waveforms.new_empty(clips, len(decay), pooling.frames(samples)) for _ in range(3)]
     taps = min(response.length(decay, order), samples)
-    time = torch.arange(taps, device=decay.device, dtype=decay.dtype)
-    envelope = response.level(decay, order)[:, None] * time ** (order - 1) * torch.exp(-decay[:, None] * time)
-    angle = frequency[:, None] * time
-    cosine, sine = envelope * torch.cos(angle), envelope * torch.sin(angle)
+    time, envelope, phase = response.parts(decay, frequency, order, taps)
+    cosine, sine = envelope * torch.cos(phase), envelope * torch.sin(phase)
+    kernels = torch.stack([cosine, time * cosine, time * sine]).to(waveforms.dtype)
     # Overlap-save: blocks of `size` samples that overlap by the length of the filters.
-    size = scipy.fft.next_fast_len(min(4 * taps, samples + taps), real=True)
+    size = _fast_length(min(4 * taps, samples + taps))
     step = size - taps + 1
     blocks = -(-samples // step)
-    spectra = torch.fft.rfft(torch.stack([cosine, time * cosine, time * sine]), size)
+    spectra = torch.fft.rfft(kernels, size)
     at_once = max(1, _VALUES_AT_ONCE // (3 * blocks * size))
     for clip in range(clips):
         padded = functional.pad(waveforms[clip], (taps - 1, blocks * step - samples))
         spectrum = torch.fft.rfft(padded.unfold(0, size, step))
         for filters in torch.arange(len(decay)).split(at_once):
-            here = slice(int(filters[0]), int(filters[-1]) + 1)
-            filtered = torch.fft.irfft(spectra[:, here, None] * spectrum, size)[..., taps - 1 :]
+            rows = slice(int(filters[0]), int(filters[-1]) + 1)
+            filtered = torch.fft.irfft(spectra[:, rows, None] * spectrum, size)[..., taps - 1 :]
             output, by_decay, by_angle = filtered.flatten(2)[..., :samples]
             products = torch.stack([output * output, -2 * output * by_decay, -2 * output * by_angle])
             for values, means in zip(maps, pooling.mean(products), strict=True):
-                values[clip, here] = means
+                values[clip, rows] = means
     energy, by_decay, by_frequency = (power[:, None] * values for values in maps)
     return energy, by_decay + (2 * order / decay)[:, None] * energy, by_frequency  # the level depends on the decay, too
+
+
+def _fast_length(samples: int) -> int:
+    """The least length from `samples` on that has no prime factor above 5, which FFTs like."""
+    lengths = (
+        3**threes * 5**fives * 2 ** math.ceil(math.log2(max(1, samples / (3**threes * 5**fives))))
+        for threes in range(math.ceil(math.log(samples, 3)) + 1)
+        for fives in range(math.ceil(math.log(samples, 5)) + 1)
+    )
+    return min(lengths)

@@ -79,10 +79,10 @@ def _advance(
             context.make_array(kind)(context, builder, argument).data if isinstance(kind, types.Array) else argument
             for kind, argument in zip(signature.args, arguments, strict=True)
         ]
-        poles, gains, kept, samples, edge, first, last, results, mixed = data
+        poles, gains, stored, samples, edge, first, last, results, mixed = data
         gains = [_load(builder, gains, j) for j in range(order + 1)]
         shares = [_in_all_lanes(builder, builder.extract_value(mixed, j)) for j in range(order)]
-        state = [cgutils.alloca_once_value(builder, _load(builder, kept, row)) for row in range(2 * order + 2)]
+        state = [cgutils.alloca_once_value(builder, _load(builder, stored, row)) for row in range(2 * order + 2)]
         totals = [cgutils.alloca_once(builder, _VECTOR) for _ in range(3)]
 
         def one_sample(time: Any) -> None:
@@ -118,7 +118,7 @@ def _advance(
                 row = builder.add(builder.mul(segment, three), ir.Constant(segment.type, k))
                 _store(builder, builder.load(total), results, row)
         for row, register in enumerate(state):
-            _store(builder, builder.load(register), kept, row)
+            _store(builder, builder.load(register), stored, row)
         return context.get_dummy_value()
 
     return types.void(poles, gains, state, waveform, edges, first, last, sums, mix), generate
@@ -207,8 +207,15 @@ def _filter(
         first = stop
 
 
-@njit(nogil=True, cache=True)
-def run(
+def compiled(*, cached: bool) -> Callable[..., None]:
+    """`_run`, compiled at its first call; with `cached` numba looks for machine code on disk and stores it there.
+
+    Raises RuntimeError where numba can write neither beside this file nor to the user's cache folder.
+    """
+    return njit(nogil=True, cache=cached)(_run)
+
+
+def _run(
     waveforms: Any, decay: Any, frequency: Any, power: Any, fractions: Any, mix: Any, edges: Any, frames: Any,
     window: int, piece: int, maps: Any, begin: int, end: int,
 ) -> None:  # fmt: skip
@@ -224,7 +231,7 @@ def run(
     state, factors = np.empty((order + 1, 2, LANES), np.float32), np.empty((3, LANES), np.float32)
     sums = np.empty((len(edges) - 1, 3, LANES), np.float32)
     pooled = np.empty((min(piece, len(frames)), 3, LANES), np.float32)
-    ring_in, unheard = np.empty(2, np.int64), np.empty((1, 3, LANES), np.float32)
+    ring_in, unused = np.empty(2, np.int64), np.empty((1, 3, LANES), np.float32)
     prepared, slowest = -1, math.inf
     for unit in range(begin, end):
         block, rest = divmod(unit, len(waveforms) * pieces)
@@ -236,12 +243,12 @@ def run(
             prepared = block
         state[:] = 0
         waveform = waveforms[clip]
-        heard = edges[frames[first_frame, 0]]
-        ring_in[1] = max(0, heard - int(min(RING_IN / slowest, 2.0**40)))
-        while ring_in[1] < heard:
+        start = edges[frames[first_frame, 0]]
+        ring_in[1] = max(0, start - int(min(RING_IN / slowest, 2.0**40)))
+        while ring_in[1] < start:
             ring_in[0] = ring_in[1]
-            ring_in[1] = min(heard, ring_in[0] + _TILE)
-            _filter(poles, gains, state, waveform, ring_in, 0, 1, unheard, mix)
+            ring_in[1] = min(start, ring_in[0] + _TILE)
+            _filter(poles, gains, state, waveform, ring_in, 0, 1, unused, mix)
         _filter(poles, gains, state, waveform, edges, frames[first_frame, 0], frames[last_frame - 1, 1], sums, mix)
         for frame in range(first_frame, last_frame):
             _pool(sums, frames[frame, 0], frames[frame, 1], factors, pooled, frame - first_frame)

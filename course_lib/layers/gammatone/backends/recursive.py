@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,7 +34,7 @@ def energies(
     clips, samples = waveforms.shape
     edges, frames = plan.segments(samples, pooling)
     blocks = -(-len(decay) // plan.LANES)
-    maps = tuple(torch.empty(clips, len(decay), len(frames)) for _ in range(3))
+    maps = tuple(waveforms.new_empty(clips, len(decay), len(frames)) for _ in range(3))
     # Beside such a piece the time to ring in is short.
     piece = 1 + int(max(_PIECE, 32 * plan.RING_IN / response.smallest(decay))) // pooling.hop
     units = clips * blocks * -(-len(frames) // piece)
@@ -72,8 +73,24 @@ def _kernel(order: int) -> Callable[..., None]:
     clip, filters, frames = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 2), np.int64)
     maps = 3 * (np.zeros((0, 0, 0), np.float32),)
     nothing = (clip, filters, filters, filters, *plan.coefficients(order), np.zeros(1, np.int64), frames, 1, 1, maps)
-    numba_kernel.run(*nothing, 0, 0)
+    try:
+        kernel = numba_kernel.compiled(cached=True)
+        kernel(*nothing, 0, 0)
+    except Exception as error:  # whatever numba and pickle say of a folder or a file that cannot be used
+        kernel = numba_kernel.compiled(cached=False)
+        kernel(*nothing, 0, 0)
+        _warn_once(f"{type(error).__name__}: {error}".splitlines()[0])
     seconds = time.perf_counter() - began
     if seconds > 2:
-        _log.info("compiled the gammatone filters in %.1f s; they are kept on disk for the next time", seconds)
-    return numba_kernel.run
+        _log.info("compiled the gammatone filters in %.1f s", seconds)
+    return kernel
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"the compiled gammatone filters cannot be stored or read ({reason}), so this process compiled them for itself;"
+        " set NUMBA_CACHE_DIR to a folder that can be written to save these seconds",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -7,13 +7,15 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-import torchaudio
 from torch import Tensor, nn
+from torch.nn import functional
 
+from course_lib.layers.arguments import band, number, whole
+from course_lib.layers.front_end import FrontEnd
 from course_lib.layers.gammatone import response, scales
 from course_lib.layers.gammatone.backends import operator, reference
 from course_lib.layers.gammatone.pooling import Pooling
-from course_lib.layers.spectrogram import require_waveforms
+from course_lib.layers.waveforms import require_waveforms
 
 LEARNABLE = ("centre_frequency", "bandwidth", "gain")
 COMPRESSIONS = ("log", "log1p", "pcen", None)
@@ -25,24 +27,29 @@ _MARGIN = 1e-5  # of a range, kept from its ends
 _LEARNING_RATES = {"centre_frequency": 10.0, "bandwidth": 10.0, "gain": 1.0}
 
 
-class GammatoneFilterbank(nn.Module):
+class GammatoneFilterbank(FrontEnd):
     """Waveforms (batch, samples) -> compressed energies (batch, n_filters, frames) of filters that can be learned.
 
     A filter has the impulse response a t^(order-1) exp(-2 pi b t) cos(2 pi f t) with centre frequency f and bandwidth
-    b in Hz; the factor a makes its gain 1 at f. A frame is its mean squared output over `window_s` seconds, one every
-    `hop_s`, whole windows only. Before a clip is silence.
-
-    `centre_frequencies` cut f_min (default: 0) .. f_max (default: Nyquist) into equal steps on a mel, erb, linear or
-    log scale, or are values in Hz; `bandwidths` are the ear's (erb), or one value or one a filter in Hz. `learnable`
-    is True, False or some of centre_frequency, bandwidth, gain. No step of training can break a filter: f stays
+    b in Hz; the factor a makes its gain 1 at f. A frame is its mean squared output E over a window, whole windows only;
+    a full-scale sine at f has E = 1/2. Before a clip is silence. No step of training can break a filter: f stays
     between f_min and f_max, b between 1/20 and 20 times the ear's bandwidth at f.
 
-    `compression`: log (E + eps), log1p (E / eps), pcen (per-channel energy normalisation) or None; a full-scale sine
-    at f has the energy E = 1/2. Computes in float32, autocast or not; after `.double()` in float64.
-
-    `backend`: recursive is by far the fastest and keeps next to nothing for the backward pass; fft is plain torch,
-    reference is convolution. auto is the fastest that fits. Where a gradient to the waveforms is asked for, reference
-    steps in, and in float64 fft for recursive; second derivatives need backend="reference".
+    n_filters: how many filters.
+    sample_rate: samples a second.
+    order: of the filters, 1 to 6; the ear's is about 4.
+    f_min: least centre frequency in Hz; 0 by default.
+    f_max: greatest centre frequency in Hz; half the sample rate by default.
+    centre_frequencies: mel, erb, linear or log: equal steps between f_min and f_max on that scale; or values in Hz.
+    bandwidths: erb, those of the ear; or b in Hz, one value or one a filter.
+    learnable: True, False or some of centre_frequency, bandwidth, gain.
+    window_s: seconds over which a frame is averaged.
+    hop_s: seconds from one frame to the next.
+    compression: log (E + eps), log1p (E / eps), pcen (per-channel energy normalisation) or None.
+    backend: recursive is by far the fastest and stores next to nothing for the backward pass; fft is plain torch;
+        reference is convolution; auto is the fastest that fits. Where a gradient to the waveforms is asked for,
+        reference steps in, and in float64 fft for recursive; second derivatives need backend="reference".
+    eps: the energy that compression takes for silence.
 
     Raises ValueError for settings that make no filterbank, and for clips shorter than a window.
     Source: Patterson et al. 1987 (the filter), Glasberg and Moore 1990 (bandwidths), Wang et al. 2017 (pcen).
@@ -74,23 +81,17 @@ class GammatoneFilterbank(nn.Module):
         eps: float = 1e-10,
     ) -> None:
         super().__init__()
-        f_min, f_max = 0.0 if f_min is None else float(f_min), sample_rate / 2 if f_max is None else float(f_max)
-        if n_filters < 1 or sample_rate <= 0:
-            raise ValueError(f"n_filters {n_filters} and sample_rate {sample_rate} must be above 0")
-        if not 0 <= f_min < f_max <= sample_rate / 2:
-            raise ValueError(
-                f"f_min {f_min:g} Hz must be at least 0 and below f_max {f_max:g} Hz, and that at most half the "
-                f"sample rate, {sample_rate / 2:g} Hz"
-            )
-        if isinstance(order, bool) or order not in range(1, 7):
-            raise ValueError(f"order is {order!r}; it can be a whole number from 1 to 6")
-        window, hop = round(window_s * sample_rate), round(hop_s * sample_rate)
+        self.n_filters, self.order = n_filters, order = whole("n_filters", n_filters), whole("order", order)
+        self.f_min, self.f_max = f_min, f_max = band(f_min, f_max, sample_rate)
+        self.sample_rate, self.eps = number("sample_rate", sample_rate), number("eps", eps, above=0)
+        if order > 6:
+            raise ValueError(f"order is {order}; it can be a whole number from 1 to 6")
+        window, hop = (
+            round(number(name, seconds, above=0) * sample_rate)
+            for name, seconds in (("window_s", window_s), ("hop_s", hop_s))
+        )
         if window < 1 or hop < 1:
             raise ValueError(f"window_s {window_s:g} and hop_s {hop_s:g} must each last a sample at {sample_rate} Hz")
-        if not eps > 0:
-            raise ValueError(f"eps is {eps}; it must be above 0, since silence has no logarithm")
-        self.n_filters, self.sample_rate, self.order = n_filters, sample_rate, order
-        self.f_min, self.f_max, self.eps = f_min, f_max, eps
         self.compression, self.backend = compression, backend
         self.pooling = Pooling(0, window, hop)
         self._mel_range = scales.mel(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
@@ -106,9 +107,9 @@ class GammatoneFilterbank(nn.Module):
         }
         for name, values in raw.items():
             if name in self.learnable:
-                self.register_parameter(f"raw_{name}", nn.Parameter(values.float()))
+                self.register_parameter(f"raw_{name}", nn.Parameter(values.to(self.precision)))
             else:
-                self.register_buffer(f"raw_{name}", values.float())
+                self.register_buffer(f"raw_{name}", values.to(self.precision))
 
     @classmethod
     def spectnet(cls, n_filters: int = 16, sample_rate: int = 1000, **settings: Any) -> GammatoneFilterbank:
@@ -138,9 +139,15 @@ class GammatoneFilterbank(nn.Module):
         return layer
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What the parameters are relative to and what the network behind has learned to read."""
+        names = ("n_filters", "sample_rate", "order", "f_min", "f_max", "amplitude", "compression", "eps")
+        return {name: getattr(self, name) for name in names} | self.pooling._asdict()
+
+    @property
     def centre_frequencies(self) -> Tensor:
         """Centre frequencies in Hz, shape (n_filters,)."""
-        return scales.from_mel(_squash(self._precise(self.raw_centre_frequency), *self._mel_range))
+        return scales.from_mel(_squash(self.raw_centre_frequency, *self._mel_range))
 
     @property
     def bandwidths(self) -> Tensor:
@@ -157,10 +164,8 @@ class GammatoneFilterbank(nn.Module):
         """The least number of samples that makes a frame."""
         return self.pooling.first + self.pooling.window
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        energies = self.energies(waveforms)
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return self._compress(energies)
+    def image(self, waveforms: Tensor) -> Tensor:
+        return self._compress(self.energies(waveforms))
 
     def energies(self, waveforms: Tensor) -> Tensor:
         """Mean squared output (batch, n_filters, frames) of the filters on waveforms (batch, samples)."""
@@ -217,14 +222,11 @@ class GammatoneFilterbank(nn.Module):
         )
         return "\n".join(lines)
 
-    def _precise(self, raw: Tensor) -> Tensor:
-        return raw if raw.dtype == torch.float64 else raw.float()
-
     def _bandwidths(self, centres: Tensor) -> Tensor:
-        return scales.erb(centres) * _squash(self._precise(self.raw_bandwidth), *_BANDWIDTHS).exp()
+        return scales.erb(centres) * _squash(self.raw_bandwidth, *_BANDWIDTHS).exp()
 
     def _gains(self, decay: Tensor) -> Tensor:
-        gains = _squash(self._precise(self.raw_gain), *_GAINS).exp()
+        gains = _squash(self.raw_gain, *_GAINS).exp()
         return gains if self.amplitude is None else gains * self.amplitude / response.level(decay, self.order)
 
     def _per_sample(self) -> tuple[Tensor, Tensor]:
@@ -249,14 +251,20 @@ class GammatoneFilterbank(nn.Module):
         return energies
 
 
-def _pcen(energies: Tensor, eps: float, speed: float = 0.025) -> Tensor:
-    """Per-channel energy normalisation: energies over their running mean, then a root. The mean starts at frame 0."""
-    start = energies[..., :1]
-    a, b = (
-        torch.tensor(each, dtype=energies.dtype, device=energies.device) for each in ([1.0, speed - 1], [speed, 0.0])
-    )
-    mean = start + torchaudio.functional.lfilter((energies - start).contiguous(), a, b, clamp=False)
-    return ((energies / (eps + mean) ** 0.98) + 2).sqrt() - math.sqrt(2)
+def _pcen(energies: Tensor, eps: float) -> Tensor:
+    """Per-channel energy normalisation: energies over their running mean, then a root."""
+    return ((energies / (eps + _running_mean(energies)) ** 0.98) + 2).sqrt() - math.sqrt(2)
+
+
+def _running_mean(energies: Tensor, speed: float = 0.025) -> Tensor:
+    """mean[t] = (1 - speed) mean[t - 1] + speed energies[t] along the last axis, from mean[0] = energies[0] on."""
+    mean = torch.cat([energies[..., :1], speed * energies[..., 1:]], dim=-1)
+    # Each step doubles the number of past frames that are added up, until what is left is below the rounding.
+    past = 1
+    while past < energies.shape[-1] and (weight := (1 - speed) ** past) > 1e-17:
+        mean = mean + weight * functional.pad(mean[..., :-past], (past, 0))
+        past *= 2
+    return mean
 
 
 def _squash(raw: Tensor, low: float, high: float) -> Tensor:
@@ -274,8 +282,8 @@ def _unsquash(values: Tensor, low: float, high: float) -> Tensor:
 def _names_of(learnable: bool | Collection[str]) -> tuple[str, ...]:
     if isinstance(learnable, bool):
         return LEARNABLE if learnable else ()
-    names = {learnable} if isinstance(learnable, str) else set(learnable)
-    if names - set(LEARNABLE):
+    names = {learnable} if isinstance(learnable, str) else learnable
+    if not isinstance(names, Collection) or not set(names) <= set(LEARNABLE):
         raise ValueError(f"learnable is {learnable!r}; it is True, False or some of {', '.join(LEARNABLE)}")
     return tuple(name for name in LEARNABLE if name in names)
 
