@@ -77,9 +77,7 @@ def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) 
     margin = vote - 0.5 if rule == "vote" else log_odds(probability) - log_odds(threshold)
     predicted = (margin >= 0).astype(int)
     confidence = probability.where(predicted == 1, 1 - probability)
-    return decided.assign(
-        predicted=predicted, confidence=confidence, probability=probability, vote=vote, margin=margin
-    )
+    return decided.assign(predicted=predicted, confidence=confidence, probability=probability, vote=vote, margin=margin)
 
 
 def clip_accuracy(clips: pd.DataFrame, labels: pd.Series) -> pd.Series:

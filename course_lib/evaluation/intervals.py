@@ -31,9 +31,9 @@ def interval(
 
     Over `groups` (speakers, devices, locations), whose recordings are right or wrong together: below 20 groups the t
     interval of the groups' means, else a bootstrap of whole groups. Without groups each recording counts by itself and
-    the interval is Wilson's, with `cells` (classes) that of the mean of the cells' means: balanced accuracy. Of balanced
-    accuracy over groups give both: a group's score is then the mean of its cells' means. Raises ValueError for no
-    values, NaN, or one group.
+    the interval is Wilson's; with `cells` (classes) it is that of the mean of the cells' means, which is balanced
+    accuracy. With both, a group's score is the mean of its cells' means. Raises ValueError for no values, NaN, or one
+    group.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -57,7 +57,7 @@ def mean_of_cells(values: ArrayLike, cells: ArrayLike) -> float:
     return float((np.bincount(member, np.asarray(values, dtype=float)) / np.bincount(member)).mean())
 
 
-def wilson(mean: float, n: int, level: float = 0.95) -> Interval:
+def wilson(mean: float, n: float, level: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion `mean` of `n` independent trials. Source: Wilson 1927.
 
     Notebook: 02_spoken_digits_cnn
@@ -140,16 +140,15 @@ def paired_difference(
 
 
 def interval_of_cells(means: ArrayLike, sizes: ArrayLike, level: float = 0.95) -> Interval:
-    """Interval of the mean of several proportions, `means` of `sizes` recordings each: Wilson's intervals, joined.
+    """Interval of the mean of several proportions, `means` of `sizes` recordings each: balanced accuracy.
 
-    Source: Zou and Donner 2008 (MOVER).
+    Wilson's, with the effective number of recordings, which is the number of all where the cells are of one size.
+    Sources: Wilson 1927; Kish 1965, "Survey sampling" (the effective size of a weighted sample).
     """
-    means = np.asarray(means, dtype=float)
+    means, sizes = np.asarray(means, dtype=float), np.asarray(sizes, dtype=float)
     if means.min() < 0 or means.max() > 1:
         raise ValueError("these values are not fractions; use bootstrap")
-    ends = np.array([wilson(mean, int(size), level) for mean, size in zip(means, np.asarray(sizes), strict=True)])
-    low, high = np.sqrt(((ends - means[:, None]) ** 2).sum(axis=0)) / len(means)
-    return Interval(float(means.mean() - low), float(means.mean() + high))
+    return wilson(float(means.mean()), len(sizes) ** 2 / float((1 / sizes).sum()), level)
 
 
 def _checked(values: ArrayLike, level: float) -> np.ndarray:

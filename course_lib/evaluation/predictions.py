@@ -76,5 +76,7 @@ def _in_batches(model: nn.Module, function: Callable[[Tensor], Tensor], clips: C
     finally:
         model.train(was_training)
     if not values.isfinite().all():
-        raise EvaluationError("the network's output is not finite (NaN); its weights are damaged or its training failed")
+        raise EvaluationError(
+            "the network's output is not finite (NaN); its weights are damaged or its training failed"
+        )
     return values

@@ -5,7 +5,7 @@ Notebook: 02_spoken_digits_cnn
 
 from course_lib import training
 from course_lib.experiments.recipe import Ensemble, Fold, GroupPrior, Prediction, Recipe, RecipeError
-from course_lib.experiments.recipe_file import load, names
+from course_lib.experiments.recipes import load, names
 from course_lib.experiments.result import (
     Result,
     ResultBusy,

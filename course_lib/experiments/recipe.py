@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
@@ -140,7 +139,10 @@ class Model(Form):
     def identity(self) -> list[Any]:
         """The model and the layers of its front end with every argument, default ones included."""
         calls = [(layers, name, given) for layer in self.front_end for name, given in layer.items()]
-        return [[name, _resolved(module, name, given)] for module, name, given in [(models, self.name, self.settings), *calls]]
+        return [
+            [name, _resolved(module, name, given)]
+            for module, name, given in [(models, self.name, self.settings), *calls]
+        ]
 
 
 class Adversarial(Form):
@@ -247,7 +249,7 @@ class Recipe(Experiment):
         return self
 
     def with_training(self, **changes: Any) -> Recipe:
-        """The same recipe with other training settings, checked: `recipe.with_training(epochs=3)`. Raises RecipeError."""
+        """The same recipe with other training settings: `recipe.with_training(epochs=3)`. Raises RecipeError."""
         try:
             settings = Settings.model_validate(self.training.model_dump() | changes)
             return type(self).model_validate(self.model_dump(exclude={"training"}) | {"training": settings})
@@ -261,12 +263,14 @@ class Recipe(Experiment):
 
         They cover what differs from the defaults of the recipe's own keys, and every argument of the model and layers.
         """
-        form = self.model_dump(mode="json", exclude={"name", "title", "protocols", "training", "model"}, exclude_defaults=True)
+        form = self.model_dump(
+            mode="json", exclude={"name", "title", "protocols", "training", "model"}, exclude_defaults=True
+        )
         form |= {"training": self.training.identity(), "model": self.model.identity()}
         return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:8]
 
     def build(self, n_classes: int, n_groups: int | None = None) -> nn.Module:
-        """The model with fresh weights and, if `adversarial`, a second head for `n_groups` groups. Raises RecipeError."""
+        """The model with fresh weights, with `adversarial` a second head for `n_groups` groups. Raises RecipeError."""
         try:
             model = self.model.build(n_classes)
         except RecipeError as error:
@@ -296,7 +300,9 @@ class Recipe(Experiment):
         part = self.validation
         return splits.hold_out_validation(fold.recordings, fold.split.train, part.fraction, part.by, fold.seed)[1]
 
-    def train(self, fold: Fold, clips: Clips | None = None, **fit_options: Any) -> tuple[nn.Module, training.History, Clips]:
+    def train(
+        self, fold: Fold, clips: Clips | None = None, **fit_options: Any
+    ) -> tuple[nn.Module, training.History, Clips]:
         """Train on the training side of a fold; returns the model, its history and the clips of all recordings.
 
         `fit_options` go to `training.fit`. Raises RecipeError, DatasetError and TrainingError.
@@ -335,7 +341,7 @@ class Recipe(Experiment):
             "train": len(np.setdiff1d(fold.split.train, validation)),
             "validation": len(validation),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "chosen_epoch": history.chosen_epoch,
+            "kept_epoch": history.kept_epoch,
             "seconds": round(history.seconds, 2),
             "device": history.device,
             "precision": history.precision,
@@ -351,7 +357,7 @@ class Recipe(Experiment):
         return {"fingerprint": clips.fingerprint, "split": fold.identity(self.validation_rows(fold))}
 
     def _try_out(self, model: nn.Module, clips: Clips) -> None:
-        """Pass two clips through the model in training mode, so that nothing fails after an hour. Raises RecipeError."""
+        """Pass two clips through the model in training mode, or it might fail after an hour. Raises RecipeError."""
         try:
             models.require_fitting(model, clips)
             with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -386,7 +392,7 @@ class GroupPrior(Experiment):
         train, test = (fold.table.iloc[rows] for rows in (fold.split.train, fold.split.test))
         prior = evaluation.group_prior(train["label"], train["group"], len(fold.recordings.class_names))
         predicted = [prior(side["group"]).set_axis(side.index.to_numpy(str)) for side in (test, train)]
-        facts = {"train": len(train), "validation": 0, "parameters": 0, "chosen_epoch": 0, "seconds": 0.0}
+        facts = {"train": len(train), "validation": 0, "parameters": 0, "kept_epoch": 0, "seconds": 0.0}
         return Prediction(*predicted, facts | {"device": "none", "precision": "", "threads": 0})
 
     def data_identity(self, fold: Fold, clips: Clips | None = None) -> dict[str, str]:
@@ -411,7 +417,7 @@ class Ensemble(Experiment):
     @property
     def recipes(self) -> list[Recipe | GroupPrior]:
         """The recipes of the members. Raises RecipeError."""
-        from course_lib.experiments.recipe_file import load
+        from course_lib.experiments.recipes import load
 
         members = [load(member) for member in self.members]
         for member in members:
@@ -441,7 +447,7 @@ class Ensemble(Experiment):
             parts = [files.predictions(member, "validation") for member in members]
             pooled["validation"] = evaluation.pool_members(parts)
         same = ("train", "validation", "device", "precision", "threads")
-        facts = {name: getattr(network, name) for name in same} | {"chosen_epoch": 0}
+        facts = {name: getattr(network, name) for name in same} | {"kept_epoch": 0}
         facts["parameters"] = sum(member.parameters for member in members)
         facts["seconds"] = round(sum(member.seconds for member in members), 2)
         facts["members"] = {member.recipe: member.predictions for member in members}
@@ -452,7 +458,11 @@ class Ensemble(Experiment):
         networks = [member for member in members if member.parameters]
         fingerprint = digest_of(*sorted(member.fingerprint for member in members))
         predictions = {member.recipe: member.predictions for member in members}
-        return {"fingerprint": fingerprint, "split": digest_of(*sorted({n.split for n in networks})), "members": predictions}
+        return {
+            "fingerprint": fingerprint,
+            "split": digest_of(*sorted({n.split for n in networks})),
+            "members": predictions,
+        }
 
 
 def _probed(model: nn.Module, clips: Clips, fold: Fold) -> dict[str, float]:

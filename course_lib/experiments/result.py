@@ -51,9 +51,7 @@ class Identified(Protocol):
 
 
 # JSON knows no NaN, so that null is written in its place.
-Fraction = Annotated[
-    float, BeforeValidator(lambda value: math.nan if value is None else value), Field(allow_inf_nan=True)
-]
+Fraction = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -61,13 +59,14 @@ Count = Annotated[int, Field(ge=0)]
 class Result:
     """One finished training and its test scores: what was run, on what data, by what, and which errors remain.
 
-    `source` is "real" or "stand-in"; `fingerprint` is that of the recordings with their labels and groups, `split` that
-    of who is on which side, `predictions` that of the predictions in the file beside. `counts` has, for each group of the
-    test side and each class, how many recordings there are and how many are classified correctly; `errors` maps each recording that was classified wrongly to its predicted class; `confusion` has a row
-    for each true class. Between two classes `threshold` is the probability from which a recording is class 1. `rules`
-    holds the scores of single clips and of recordings by other rules, where recordings have several clips. `probe`
-    tells how well the groups of the validation part can be read from its features (accuracy), and what guessing gives
-    (chance). `history` has a row for each epoch, `members` the predictions that an ensemble was made of.
+    `source` is "real" or "stand-in"; `fingerprint` identifies the recordings with their labels and groups, `split` who
+    is on which side, and `predictions` the predictions in the file beside. `counts` has, for each group of the test
+    side and each class, how many recordings there are and how many are classified correctly; `errors` maps each of the
+    others to its predicted class; `confusion` has a row for each true class. Between two classes `threshold` is the
+    probability from which a recording is class 1. `rules` holds the scores of single clips and of recordings by other
+    rules, where recordings have several clips. `probe` tells how well the groups of the validation part can be read
+    from its features (accuracy), and what guessing gives (chance). `history` has a row for each epoch, `members` the
+    predictions that an ensemble was made of.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -93,7 +92,7 @@ class Result:
     errors: dict[str, str]
     confusion: list[list[Count]]
     parameters: Count
-    chosen_epoch: Count
+    kept_epoch: Count
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     device: str
     precision: str
@@ -204,7 +203,9 @@ def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """Sixteen hex digits that identify named arrays, whatever the file around them."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
-        content = "\0".join(array.tolist()).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes()
+        content = (
+            "\0".join(array.tolist()).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes()
+        )
         digest.update(f"{name}\0{array.shape}\0".encode() + content)
     return digest.hexdigest()[:16]
 
@@ -245,7 +246,9 @@ def decisions(result: Result, part: str = "test", rule: str | None = None) -> pd
 
 
 def has_predictions(result: Result) -> bool:
-    """Whether the predictions beside a result are there and are its own."""
+    """Whether the predictions beside a result are there and are its own; the oldest results never had any."""
+    if not result.predictions:
+        return True
     try:
         _arrays(result, "test")
     except ResultError:
@@ -297,7 +300,9 @@ def results(recipe: Identified, protocol: str, source: str = "real", whole_seeds
     whole = []
     for seed, folds in sorted(by_seed.items()):
         if len({result.fingerprint for result in folds}) > 1:
-            logger.warning("%s, %s, seed %s: its folds are of different data; run it again", recipe.name, protocol, seed)
+            logger.warning(
+                "%s, %s, seed %s: its folds are of different data; run it again", recipe.name, protocol, seed
+            )
         elif len(folds) == folds[0].folds:
             whole += folds
     return whole
@@ -316,6 +321,8 @@ def damaged(recipe: Identified, source: str = "real") -> list[Path]:
 
 def _arrays(result: Result, part: str) -> dict[str, np.ndarray]:
     path = result.path.with_suffix(".npz")
+    if not result.predictions:
+        raise ResultError(f"{result.path} is from a version that kept no predictions; delete it and run it again")
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}

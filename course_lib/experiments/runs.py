@@ -22,7 +22,7 @@ import course_lib
 from course_lib import datasets, evaluation, training
 from course_lib.clips import Clips
 from course_lib.experiments import result as files
-from course_lib.experiments.recipe import Ensemble, Fold, GroupPrior, Prediction, Recipe, RecipeError
+from course_lib.experiments.recipe import Ensemble, Fold, GroupPrior, Prediction, Recipe
 from course_lib.experiments.result import Result, ResultBusy, ResultError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: 
     path = files.path_of(recipe.name, protocol, fold, seed, source, recipe.hash).with_suffix(".safetensors")
     if not path.is_file():
         return None
-    about = training.description(path)
+    _, about = training.state.load(path)
     if about.get("recipe_hash") != recipe.hash:
         return None
     try:
@@ -130,7 +130,7 @@ def _run_fold(
             return existing
         checkpoint = _checkpoint(recipe, fold, data)
         if isinstance(recipe, Recipe):
-            _refuse_copies(recipe, fold, clips)
+            _refuse_copies(fold, clips)
             options = {"checkpoint": checkpoint, "clips": clips} | options
         prediction = recipe.predict(fold, run=run, **options)
         result = scored(recipe, fold, prediction, data)
@@ -140,8 +140,14 @@ def _run_fold(
             _require_same(existing, prediction)
             result = existing
         if wants_model:
-            about = {"recipe_hash": result.recipe_hash, "classes": len(result.confusion), "groups": len(clips.group_names)}
-            training.save_model(path.with_suffix(".safetensors"), prediction.model, fingerprint=result.fingerprint, **about)
+            about = {
+                "recipe_hash": result.recipe_hash,
+                "classes": len(result.confusion),
+                "groups": len(clips.group_names),
+            }
+            training.save_model(
+                path.with_suffix(".safetensors"), prediction.model, fingerprint=result.fingerprint, **about
+            )
         checkpoint.unlink(missing_ok=True)
         return result
 
@@ -220,7 +226,15 @@ def _path(recipe: Recipe | Ensemble | GroupPrior, fold: Fold) -> Path:
 def _checkpoint(recipe: Recipe | Ensemble | GroupPrior, fold: Fold, data: dict[str, Any]) -> Path:
     """Where an unfinished training waits; other data, folds or settings have another checkpoint."""
     source = fold.recordings.source
-    parts = (recipe.name, recipe.hash, source, fold.protocol.name, fold.split.name, str(fold.seed), *map(str, data.values()))
+    parts = (
+        recipe.name,
+        recipe.hash,
+        source,
+        fold.protocol.name,
+        fold.split.name,
+        str(fold.seed),
+        *map(str, data.values()),
+    )
     key = f"{files.file_name(recipe.name.split('/')[-1])}-{files.digest_of(*parts)}"
     return files.root_of(source) / ".unfinished" / f"{key}.safetensors"
 
@@ -230,21 +244,42 @@ def _require_same(existing: Result, prediction: Prediction) -> None:
     kept = files.predictions(existing)
     if not np.allclose(kept.to_numpy(), prediction.test.to_numpy().astype(np.float32), atol=1e-6):
         raise ResultError(
-            f"{existing.path}: the training gives other predictions now (made with torch {existing.versions['torch']}, "
-            f"{existing.threads} threads, {existing.device}), so its weights are not kept; delete the result to replace it"
+            f"{existing.path}: the training gives other predictions now (it was made with torch "
+            f"{existing.versions['torch']}, {existing.threads} threads, {existing.device}), so its weights are not "
+            "kept; delete the result to replace it"
         )
 
 
-def _refuse_copies(recipe: Recipe, fold: Fold, clips: Clips) -> None:
-    """Raise DatasetError where the same samples are on both sides of a split under two names."""
-    sides = {side: clips.of_recordings(getattr(fold.split, side)) for side in ("train", "test")}
-    shared = sides["train"].copies_in(sides["test"])
-    if len(shared):
-        names = fold.recordings.table["recording"].to_numpy(str)[shared]
-        raise datasets.DatasetError(
-            f"{fold.recordings.name}: {len(names)} recordings on the training side of {fold.split.name} are copies of test "
-            f"recordings: {', '.join(names[:5])}; remove them, or put copies into one group"
+def _refuse_copies(fold: Fold, clips: Clips) -> None:
+    """Raise DatasetError where the same samples are on both sides of a split under two names.
+
+    A protocol that is leaky anyway is run, and a warning names the copies.
+    """
+    names = fold.recordings.table["recording"].to_numpy(str)
+    train, test = (_contents(clips, getattr(fold.split, side)) for side in ("train", "test"))
+    copies = sorted(str(names[train[content]]) for content in train.keys() & test.keys())
+    if copies:
+        message = (
+            f"{fold.recordings.name}: {len(copies)} recordings on the training side of {fold.split.name} are copies of "
+            f"test recordings: {', '.join(copies[:5])}; remove them, or put copies into one group"
         )
+        if not fold.protocol.leaky:
+            raise datasets.DatasetError(message)
+        logger.warning("%s", message)
+
+
+def _contents(clips: Clips, rows: np.ndarray) -> dict[bytes, int]:
+    """A digest of the samples of each recording (rows of the table), without those that are flat, and its row."""
+    part = clips.of_recordings(rows)
+    samples, recording = part.samples.numpy(), part.recording.numpy()
+    contents = {}
+    for row in np.unique(recording):
+        own = recording == row
+        begin, end = part.start[own].min(), (part.start + part.length)[own].max()
+        content = samples[int(begin) : int(end)]
+        if content.min() < content.max():
+            contents[hashlib.sha256(content).digest()] = int(row)
+    return contents
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pandas as pd
 
 from course_lib import datasets, evaluation
 from course_lib.datasets import Protocol
-from course_lib.experiments import recipe_file
+from course_lib.experiments import recipes
 from course_lib.experiments.recipe import Experiment
 from course_lib.experiments.result import Result, ResultError, results
 from course_lib.files import write_whole
@@ -40,8 +40,8 @@ def table(folder: str, source: str = "real") -> pd.DataFrame:
     Notebook: 02_spoken_digits_cnn
     """
     rows = []
-    for name in recipe_file.names(folder):
-        recipe = recipe_file.load(name)
+    for name in recipes.names(folder):
+        recipe = recipes.load(name)
         for protocol in recipe.protocols:
             by_seed: dict[int, list[Result]] = defaultdict(list)
             for result in results(recipe, protocol, source, whole_seeds=True):
@@ -95,9 +95,7 @@ def _scores(folds: list[Result], by_group: bool) -> dict[str, float]:
     return evaluation.scores_of_confusion(confusion) | {"clip_accuracy": float(np.average(clips, weights=sizes))}
 
 
-def _interval(
-    counts: pd.DataFrame, per_group: pd.Series, per_seed: pd.Series, by_group: bool
-) -> tuple[float, float]:
+def _interval(counts: pd.DataFrame, per_group: pd.Series, per_seed: pd.Series, by_group: bool) -> tuple[float, float]:
     if by_group:
         low, high = evaluation.t_interval(per_group)
         return max(low, 0.0), min(high, 1.0)
@@ -114,16 +112,17 @@ def _interval(
 def markdown(rows: pd.DataFrame) -> str:
     """The rows of `table` as Markdown, in percent: a section for each protocol, a line for each recipe."""
     sections = []
-    for title, part in groupby(rows.to_dict("records"), key=lambda row: row["protocol_title"]):
+    for title, part in groupby(sorted(rows.to_dict("records"), key=_rank), key=lambda row: row["protocol_title"]):
         lines = list(part)
-        names = [name for name in _SCORES if name in lines[0]["scores"]]
+        several_clips = any(line["scores"]["clip_accuracy"] != line["scores"]["accuracy"] for line in lines)
+        names = [name for name in _SCORES if name in lines[0]["scores"] and (name != "clip_accuracy" or several_clips)]
         group = datasets.get(lines[0]["dataset"]).words.group
         by_group = lines[0]["unit"] == "group"
         heads = ["model (recipe)", "balanced accuracy (95 % interval)", *(_SCORES[name] for name in names)]
         heads += [f"worst {group}"] * by_group + [f"{group} probe"] * any(line["probe"] for line in lines)
         heads += ["seeds", "parameters", "training", "data"]
         cells = [heads, ["---"] * len(heads)]
-        for line in sorted(lines, key=lambda line: -line["mean"]):
+        for line in lines:
             worst = min(line["per_group"], key=line["per_group"].get)
             row = [f"{line['title']} (`{line['recipe']}`)", _with_interval(line)]
             row += [_percent(line["scores"][name]) for name in names]
@@ -133,10 +132,21 @@ def markdown(rows: pd.DataFrame) -> str:
             row += [str(len(line["seeds"])), f"{line['parameters']:,}", f"{line['seconds']:.0f} s", line["source"]]
             cells.append(row)
         leak = f"Too good for unseen data: {lines[0]['leak']}.\n\n" if lines[0]["leak"] else ""
-        over = f"the {lines[0]['recordings']:,} test recordings" if not by_group else f"{len(lines[0]['per_group'])} {group}s"
+        over = (
+            f"the {lines[0]['recordings']:,} test recordings"
+            if not by_group
+            else f"{len(lines[0]['per_group'])} {group}s"
+        )
         head = f"**{title[:1].upper()}{title[1:]}**; intervals over {over}.\n\n{leak}"
         sections.append(head + "\n".join(f"| {' | '.join(row)} |" for row in cells))
     return "\n\n".join(sections)
+
+
+def _rank(row: dict[str, Any]) -> tuple[str, int, float]:
+    """Protocols in the order of their data set, and the best recipe first."""
+    protocols = [protocol.name for protocol in datasets.get(row["dataset"]).protocols]
+    order = protocols.index(row["protocol"]) if row["protocol"] in protocols else len(protocols)
+    return row["dataset"], order, -row["mean"]
 
 
 _SCORES = {

@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from course_lib import CourseError, datasets
-from course_lib.experiments import recipe_file
+from course_lib.experiments import recipes
 from course_lib.experiments.recipe import Ensemble, Recipe
 from course_lib.experiments.result import ResultBusy, results
 from course_lib.experiments.runs import run
@@ -46,8 +46,8 @@ def missing(folder: str, only: list[str] | None = None) -> list[Job]:
     `only` names some of the recipes. Ensembles come last. Raises RecipeError and DatasetError.
     """
     jobs = []
-    for name in dict.fromkeys(only or recipe_file.names(folder)):
-        recipe = recipe_file.load(name)
+    for name in dict.fromkeys(only or recipes.names(folder)):
+        recipe = recipes.load(name)
         recordings = datasets.load(recipe.dataset)
         for protocol, seeds in recipe.protocols.items():
             done = {(result.fold, result.seed) for result in results(recipe, protocol, recordings.source)}
@@ -79,7 +79,7 @@ def run_missing(
     jobs, problems, busy = missing(folder, only), [], 0
     bar = tqdm(total=len(jobs), desc=f"{folder}: trainings", disable=not progress, bar_format=_BAR)
     for number, job in enumerate(jobs):
-        recipe = recipe_file.load(job.recipe)
+        recipe = recipes.load(job.recipe)
 
         def show(history: Any, number: int = number, recipe: Any = recipe) -> None:
             if isinstance(recipe, Recipe):  # an ensemble's members have recipes of their own

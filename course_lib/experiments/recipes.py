@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ _LARGEST, _DEEPEST = 1_000_000, 20
 
 
 def names(folder: str | Path) -> list[str]:
-    """Names of the recipes in a folder of the course, such as fsdd_mistakes, or paths of those in a folder of one's own.
+    """Names of the recipes in a folder of the course, or paths of those in a folder of one's own.
 
     Raises RecipeError.
     """
@@ -29,7 +29,9 @@ def names(folder: str | Path) -> list[str]:
     own = sorted(Path(folder).expanduser().glob("*.yaml")) if Path(folder).expanduser().is_dir() else []
     if not own:
         known = sorted({path.parent.name for path in FOLDER.glob("*/*.yaml")})
-        raise RecipeError(f"there are no recipes for {str(folder)!r}; known: {', '.join(known)}, or a folder of .yaml files")
+        raise RecipeError(
+            f"there are no recipes for {str(folder)!r}; known: {', '.join(known)}, or a folder of .yaml files"
+        )
     return [str(path) for path in own]
 
 
@@ -37,7 +39,8 @@ def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
     """Read a recipe of the course by name ("fsdd/spectrogram_cnn"), or any YAML file by path. Raises RecipeError.
 
     A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior. `extends: NAME` takes every
-    key that is not given from another recipe; a key with the value null is left out.
+    key that is not given from another recipe, and what is missing where a key is given in part; `protocols` are
+    replaced, and a key with the value null is left out.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -88,20 +91,15 @@ def _extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         inherited = _extended(_path(name, path.resolve().parent), (*above, path.resolve()))
     except RecipeError as error:
         raise RecipeError(f"{path.name} extends {base}: {error}") from None
-    inherited.pop("name", None)
-    return _merged(inherited, form, path.name)
+    for key in ("name", *(key for key in form if form[key] is None or key == "protocols")):
+        inherited.pop(key, None)
+    return _merged(inherited, {key: value for key, value in form.items() if value is not None}, path.name)
 
 
 def _merged(base: Any, given: Any, file: str) -> Any:
     """`base` with what is given in its place; a mapping given for a list of layers changes the layers that it names."""
     if isinstance(base, dict) and isinstance(given, dict):
-        merged = dict(base)
-        for key, value in given.items():
-            if value is None:
-                merged.pop(key, None)
-            else:
-                merged[key] = _merged(base.get(key), value, file)
-        return merged
+        return base | {key: _merged(base.get(key), value, file) for key, value in given.items()}
     if isinstance(base, list) and isinstance(given, dict):
         layers = [next(iter(layer)) for layer in base if isinstance(layer, dict) and len(layer) == 1]
         strange = [name for name in given if layers.count(name) != 1]
@@ -120,13 +118,15 @@ class _Loader(yaml.SafeLoader):
     Anchors, aliases and tags are refused, so that a file is no larger than it looks.
     """
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not used here", event.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "anchors and aliases are not used here", event.start_mark
+            )
         if getattr(event, "tag", None) is not None:
             raise yaml.constructor.ConstructorError(None, None, "tags (!!) are not used here", event.start_mark)
         self.depth += 1
