@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ import soundfile as sf
 import torch
 
 from course_lib.datasets import fsdd
-from course_lib.datasets.catalogue import Entry
 from course_lib.datasets.check import check, fingerprint, write_manifest
+from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.recordings import DatasetError
 
 NAMES = [f"{digit}_{speaker}_{take}" for digit in range(2) for speaker in ("ann", "bob") for take in range(5)]
@@ -32,8 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tiny(folder: Path, tmp_path: Path) -> Entry:
-    entry = Entry(
+def tiny(folder: Path, tmp_path: Path) -> Dataset:
+    dataset = Dataset(
         name="tiny",
         title="Tiny Digits",
         licence="CC0",
@@ -43,27 +44,27 @@ def tiny(folder: Path, tmp_path: Path) -> Entry:
         megabytes=1,
         recordings=20,
         sample_rate=8000,
-        protocols=("random",),
+        protocols=(),
         class_counts={"0": 10, "1": 10},
-        manifest=str(tmp_path / "tiny.sha256"),
+        manifest=tmp_path / "tiny.sha256",
         read=fsdd.read,
         write_stand_in=lambda *_, **__: None,
     )
-    write_manifest(entry, folder, Path(entry.manifest))
-    return entry
+    write_manifest(dataset, folder, dataset.manifest)
+    return dataset
 
 
 def sound(folder: Path, name: str) -> Path:
     return folder / "recordings" / f"{name}.wav"
 
 
-def test_the_published_recordings_pass(tiny: Entry, folder: Path, tmp_path: Path) -> None:
+def test_the_published_recordings_pass(tiny: Dataset, folder: Path, tmp_path: Path) -> None:
     assert check(tiny, progress=False) == []
     shutil.move(folder, tmp_path / "elsewhere")
     assert check(tiny, tmp_path / "elsewhere", progress=False) == []
 
 
-def test_another_lossless_format_passes(tiny: Entry, folder: Path) -> None:
+def test_another_lossless_format_passes(tiny: Dataset, folder: Path) -> None:
     path = sound(folder, "0_ann_0")
     samples, rate = sf.read(path, dtype="int16")
     sf.write(path.with_suffix(".flac"), samples, rate, subtype="PCM_16")
@@ -71,12 +72,12 @@ def test_another_lossless_format_passes(tiny: Entry, folder: Path) -> None:
     assert check(tiny, progress=False) == []
 
 
-def test_the_manifest_is_sorted_and_repeatable(tiny: Entry, folder: Path, tmp_path: Path) -> None:
-    lines = Path(tiny.manifest).read_text().splitlines()
+def test_the_manifest_is_sorted_and_repeatable(tiny: Dataset, folder: Path, tmp_path: Path) -> None:
+    lines = tiny.manifest.read_text().splitlines()
     assert [line.split("  ")[1:] for line in lines] == [[name[0], name] for name in sorted(NAMES)]
     assert all(len(line.split("  ")[0]) == 16 for line in lines)
     write_manifest(tiny, folder, tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == Path(tiny.manifest).read_bytes()
+    assert (tmp_path / "again").read_bytes() == tiny.manifest.read_bytes()
 
 
 def test_the_fingerprint_is_that_of_the_int16_samples() -> None:
@@ -84,25 +85,25 @@ def test_the_fingerprint_is_that_of_the_int16_samples() -> None:
     assert fingerprint(torch.tensor([-32768, 0, 1, 32767]) / 32768) == "3945eedc4ab6f95e"
 
 
-def test_a_missing_folder(tiny: Entry, folder: Path) -> None:
+def test_a_missing_folder(tiny: Dataset, folder: Path) -> None:
     shutil.rmtree(folder)
     (problem,) = check(tiny, progress=False)
     assert str(folder) in problem and "data fetch tiny" in problem
 
 
-def test_an_empty_folder(tiny: Entry, folder: Path) -> None:
+def test_an_empty_folder(tiny: Dataset, folder: Path) -> None:
     shutil.rmtree(folder / "recordings")
     (problem,) = check(tiny, progress=False)
     assert "no recordings found" in problem
 
 
-def test_a_name_that_breaks_the_layout(tiny: Entry, folder: Path) -> None:
+def test_a_name_that_breaks_the_layout(tiny: Dataset, folder: Path) -> None:
     sound(folder, "0_ann_0").rename(sound(folder, "zero by ann"))
     (problem,) = check(tiny, progress=False)
     assert "recordings/zero by ann.wav is not named" in problem.replace("\\", "/")
 
 
-def test_a_missing_recording(tiny: Entry, folder: Path) -> None:
+def test_a_missing_recording(tiny: Dataset, folder: Path) -> None:
     sound(folder, "1_bob_3").unlink()
     assert check(tiny, progress=False) == [
         "19 recordings instead of 20",
@@ -111,7 +112,7 @@ def test_a_missing_recording(tiny: Entry, folder: Path) -> None:
     ]
 
 
-def test_an_unknown_recording(tiny: Entry, folder: Path) -> None:
+def test_an_unknown_recording(tiny: Dataset, folder: Path) -> None:
     shutil.copy(sound(folder, "0_ann_0"), sound(folder, "7_cat_0"))
     assert check(tiny, progress=False) == [
         "21 recordings instead of 20",
@@ -120,7 +121,7 @@ def test_an_unknown_recording(tiny: Entry, folder: Path) -> None:
     ]
 
 
-def test_one_changed_sample(tiny: Entry, folder: Path) -> None:
+def test_one_changed_sample(tiny: Dataset, folder: Path) -> None:
     path = sound(folder, "0_bob_2")
     samples, rate = sf.read(path, dtype="int16")
     samples[100] += 1
@@ -128,7 +129,7 @@ def test_one_changed_sample(tiny: Entry, folder: Path) -> None:
     assert check(tiny, progress=False) == ["1 different from the published ones: 0_bob_2"]
 
 
-def test_a_wrong_sample_rate(tiny: Entry, folder: Path) -> None:
+def test_a_wrong_sample_rate(tiny: Dataset, folder: Path) -> None:
     path = sound(folder, "0_ann_4")
     samples, _ = sf.read(path, dtype="int16")
     sf.write(path, samples, 16000, subtype="PCM_16")
@@ -136,7 +137,7 @@ def test_a_wrong_sample_rate(tiny: Entry, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, 44, 300])
-def test_a_truncated_file(size: int, tiny: Entry, folder: Path) -> None:
+def test_a_truncated_file(size: int, tiny: Dataset, folder: Path) -> None:
     path = sound(folder, "1_ann_1")
     path.write_bytes(path.read_bytes()[:size])
     (problem,) = check(tiny, progress=False)
@@ -145,7 +146,7 @@ def test_a_truncated_file(size: int, tiny: Entry, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".wav", ".flac"])
-def test_any_damaged_byte_is_found_or_harmless(ending: str, tiny: Entry, folder: Path) -> None:
+def test_any_damaged_byte_is_found_or_harmless(ending: str, tiny: Dataset, folder: Path) -> None:
     path = sound(folder, "1_ann_1")
     samples, rate = sf.read(path, dtype="int16")
     path.unlink()
@@ -160,7 +161,7 @@ def test_any_damaged_byte_is_found_or_harmless(ending: str, tiny: Entry, folder:
         assert all("1_ann_1" in problem for problem in problems)
 
 
-def test_a_header_that_promises_terabytes(tiny: Entry, folder: Path) -> None:
+def test_a_header_that_promises_terabytes(tiny: Dataset, folder: Path) -> None:
     path = sound(folder, "1_ann_1")
     samples, rate = sf.read(path, dtype="int16")
     path.unlink()
@@ -173,10 +174,10 @@ def test_a_header_that_promises_terabytes(tiny: Entry, folder: Path) -> None:
     assert problem.startswith("1 unreadable: ")
 
 
-def test_flat_and_short_recordings_are_told_apart(tiny: Entry, folder: Path) -> None:
+def test_flat_and_short_recordings_are_told_apart(tiny: Dataset, folder: Path) -> None:
     sf.write(sound(folder, "0_ann_1"), np.full(200, 0.25), 8000, subtype="PCM_16")
     sf.write(sound(folder, "0_bob_1"), np.linspace(0, 0.5, 160), 8000, subtype="PCM_16")
-    write_manifest(tiny, folder, Path(tiny.manifest))
+    write_manifest(tiny, folder, tiny.manifest)
     assert check(tiny, progress=False) == ["1 flat lines: 0_ann_1"]
     assert check(replace(tiny, shortest_s=0.025), progress=False) == [
         "1 flat lines: 0_ann_1",
@@ -184,16 +185,21 @@ def test_flat_and_short_recordings_are_told_apart(tiny: Entry, folder: Path) -> 
     ]
 
 
-def test_things_that_are_not_files(tiny: Entry, folder: Path) -> None:
+def test_things_that_are_not_files(tiny: Dataset, folder: Path) -> None:
     sound(folder, "1_ann_1").unlink()
     sound(folder, "1_ann_1").mkdir()
+    assert check(tiny, progress=False)[-1] == "1 missing: 1_ann_1"
     sound(folder, "1_ann_2").unlink()
     sound(folder, "1_ann_2").symlink_to(folder / "nowhere")
     (problem,) = check(tiny, progress=False)
-    assert problem.startswith("2 unreadable: ")
+    assert "links that lead nowhere: 1_ann_2.wav" in problem
+    sound(folder, "1_ann_2").unlink()
+    os.mkfifo(sound(folder, "1_ann_2"))
+    (problem,) = check(tiny, progress=False)
+    assert "1_ann_2.wav is no file" in problem
 
 
-def test_long_lists_are_cut_after_ten(tiny: Entry, folder: Path) -> None:
+def test_long_lists_are_cut_after_ten(tiny: Dataset, folder: Path) -> None:
     for name in NAMES[:13]:
         sf.write(sound(folder, name), np.linspace(0, 0.5, 50), 8000, subtype="PCM_16")
     (problem,) = check(tiny, progress=False)
@@ -201,11 +207,11 @@ def test_long_lists_are_cut_after_ten(tiny: Entry, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "nonsense\n"])
-def test_a_manifest_that_cannot_be_used(content: str | None, tiny: Entry, tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_used(content: str | None, tiny: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "bad.sha256"
     if content is not None:
         path.write_text(content)
-    (problem,) = check(replace(tiny, manifest=str(path)), progress=False)
+    (problem,) = check(replace(tiny, manifest=path), progress=False)
     assert str(path) in problem
 
 

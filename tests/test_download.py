@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -13,6 +15,8 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +26,9 @@ import pytest
 import requests
 import soundfile as sf
 
-from course_lib.datasets import fsdd
-from course_lib.datasets.catalogue import Entry
+from course_lib.datasets import download, fsdd
 from course_lib.datasets.check import check, write_manifest
+from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.download import fetch
 from course_lib.datasets.recordings import DatasetError
 
@@ -100,11 +104,11 @@ def original(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tiny(original: Path, tmp_path: Path) -> Callable[..., Entry]:
-    """Make the catalogue's entry for the tiny data set at the given addresses."""
+def tiny(original: Path, tmp_path: Path) -> Callable[..., Dataset]:
+    """Make a Dataset for the tiny data set at the given addresses."""
 
-    def make(*archives: str, inside: str = INSIDE) -> Entry:
-        return Entry(
+    def make(*archives: str, inside: str = INSIDE) -> Dataset:
+        return Dataset(
             name="tiny",
             title="Tiny Digits",
             licence="CC0",
@@ -114,9 +118,9 @@ def tiny(original: Path, tmp_path: Path) -> Callable[..., Entry]:
             megabytes=1,
             recordings=8,
             sample_rate=8000,
-            protocols=("random",),
+            protocols=(),
             class_counts={"0": 4, "1": 4},
-            manifest=str(tmp_path / "tiny.sha256"),
+            manifest=tmp_path / "tiny.sha256",
             read=fsdd.read,
             write_stand_in=lambda *_, **__: None,
         )
@@ -146,20 +150,20 @@ def tarred(folder: Path, *members: tarfile.TarInfo, mode: str = "w:gz") -> bytes
     return file.getvalue()
 
 
-def refusal(wanted: Entry, home: Path, timeout: float = TIMEOUT) -> str:
-    """The message with which a fetch fails; whatever the reason, it leaves nothing and names the address."""
+def refusal(wanted: Dataset, home: Path, timeout: float = TIMEOUT) -> str:
+    """The message with which a fetch fails; whatever the reason, it leaves nothing and names the server."""
     with pytest.raises(DatasetError) as caught:
         fetch(wanted, progress=False, timeout=timeout)
     assert list(home.iterdir()) == []
     message = str(caught.value)
-    assert wanted.archives[0].partition("#")[0] in message
+    assert wanted.archives[0].partition("#")[0].rpartition("/")[0] in message
     assert "\n" not in message
     return message
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred, lambda folder: tarred(folder, mode="w")])
 def test_fetches_the_published_recordings(
-    pack: Callable[[Path], bytes], server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    pack: Callable[[Path], bytes], server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     wanted = tiny(server.serve("/tiny", pack(original)))
     folder = fetch(wanted, progress=False)
@@ -168,28 +172,21 @@ def test_fetches_the_published_recordings(
     assert [path.name for path in home.iterdir()] == ["tiny"]
 
 
-def test_a_folder_that_is_there_is_not_fetched_again(home: Path, tiny: Callable[..., Entry]) -> None:
+def test_a_folder_that_is_there_is_not_fetched_again(home: Path, tiny: Callable[..., Dataset]) -> None:
     (home / "tiny").mkdir(parents=True)
     assert fetch(tiny("http://127.0.0.1:9/nobody")) == home / "tiny"
 
 
 def test_several_archives_make_one_folder(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry], tmp_path: Path
+    server: Server, home: Path, tiny: Callable[..., Dataset], halves: list[bytes]
 ) -> None:
-    halves = []
-    for digit in "01":
-        half = tmp_path / digit / "recordings"
-        half.mkdir(parents=True)
-        for path in (original / "recordings").glob(f"{digit}_*"):
-            shutil.copy(path, half)
-        halves.append(server.serve(f"/{digit}.zip", zipped(half.parent, prefix="")))
-    wanted = tiny(*halves, inside="")
+    wanted = tiny(*[server.serve(f"/{digit}.zip", halves[digit]) for digit in (0, 1)], inside="")
     assert check(wanted, fetch(wanted, progress=False), progress=False) == []
 
 
 @pytest.mark.parametrize("around", ["", "wrapped/"])
 def test_a_folder_around_everything_is_left_away(
-    around: str, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    around: str, server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     body = zipped(original, (f"{around}README", b"Read me."), prefix=around)
     wanted = tiny(server.serve("/tiny.zip", body), inside="*")
@@ -197,7 +194,7 @@ def test_a_folder_around_everything_is_left_away(
 
 
 def test_prints_a_bar_only_on_request(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry], capfd: pytest.CaptureFixture[str]
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
 ) -> None:
     wanted = tiny(server.serve("/tiny.zip", zipped(original)))
     shutil.rmtree(fetch(wanted, progress=False))
@@ -206,7 +203,9 @@ def test_prints_a_bar_only_on_request(
     assert "100%" in capfd.readouterr().err
 
 
-def test_offline_forbids_the_download(home: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Entry]) -> None:
+def test_offline_forbids_the_download(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Dataset]
+) -> None:
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     with pytest.raises(DatasetError, match="COURSE_OFFLINE forbids"):
         fetch(tiny("http://127.0.0.1:9/nobody"))
@@ -219,7 +218,7 @@ def test_an_unknown_name_lists_the_known_ones(home: Path) -> None:
 
 
 def test_a_dropped_connection_is_tried_again(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     body = zipped(original)
 
@@ -231,7 +230,9 @@ def test_a_dropped_connection_is_tried_again(
     assert server.visits["/tiny.zip"] == 2
 
 
-def test_connections_that_keep_dropping(server: Server, home: Path, original: Path, tiny: Callable[..., Entry]) -> None:
+def test_connections_that_keep_dropping(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
+) -> None:
     body = zipped(original)
     address = server.serve("/tiny.zip", lambda handler: send(handler, body[: len(body) // 2], promised=len(body)))
     assert "broke off" in refusal(tiny(address), home)
@@ -239,7 +240,7 @@ def test_connections_that_keep_dropping(server: Server, home: Path, original: Pa
 
 
 @pytest.mark.parametrize("begun", [b"", b"PK"])
-def test_a_server_that_falls_silent(begun: bytes, server: Server, home: Path, tiny: Callable[..., Entry]) -> None:
+def test_a_server_that_falls_silent(begun: bytes, server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
     def stall(handler: BaseHTTPRequestHandler) -> None:
         if begun:
             send(handler, begun, promised=10_000)
@@ -248,38 +249,38 @@ def test_a_server_that_falls_silent(begun: bytes, server: Server, home: Path, ti
     assert "no answer for 0.1 s" in refusal(tiny(server.serve("/tiny.zip", stall)), home, timeout=0.1)
 
 
-def test_nobody_answers(server: Server, home: Path, tiny: Callable[..., Entry]) -> None:
+def test_nobody_answers(server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
     address = server.serve("/tiny.zip", b"")
     server.http.server_close()
     assert "no connection" in refusal(tiny(address), home)
 
 
-def test_a_missing_file_is_not_asked_for_again(server: Server, home: Path, tiny: Callable[..., Entry]) -> None:
+def test_a_missing_file_is_not_asked_for_again(server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
     address = server.serve("/gone.zip", lambda handler: handler.send_error(404))
     assert "404 Not Found" in refusal(tiny(address), home)
     assert server.visits["/gone.zip"] == 1
 
 
-def test_a_server_in_trouble_is_asked_again(server: Server, home: Path, tiny: Callable[..., Entry]) -> None:
+def test_a_server_in_trouble_is_asked_again(server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
     address = server.serve("/tiny.zip", lambda handler: handler.send_error(503))
     assert "503 Service Unavailable" in refusal(tiny(address), home)
     assert server.visits["/tiny.zip"] > 1
 
 
 @pytest.mark.parametrize("address", ["gopher://127.0.0.1/tiny.zip", "tiny.zip", "doi:nonsense", "http://"])
-def test_an_address_that_is_none(address: str, home: Path, tiny: Callable[..., Entry]) -> None:
+def test_an_address_that_is_none(address: str, home: Path, tiny: Callable[..., Dataset]) -> None:
     assert "could not be downloaded" in refusal(tiny(address), home)
 
 
 @pytest.mark.parametrize("checksum", ["", "#sha256=" + "0" * 64])
 def test_a_web_page_instead_of_an_archive(
-    checksum: str, server: Server, home: Path, tiny: Callable[..., Entry]
+    checksum: str, server: Server, home: Path, tiny: Callable[..., Dataset]
 ) -> None:
     address = server.serve("/tiny.zip", b"\n<!DOCTYPE html><html>Please sign in to the guest network</html>")
     assert "web page" in refusal(tiny(address + checksum), home)
 
 
-def test_checksum_in_the_address(server: Server, home: Path, original: Path, tiny: Callable[..., Entry]) -> None:
+def test_checksum_in_the_address(server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]) -> None:
     body = zipped(original)
     address = server.serve("/tiny.zip", body)
     assert "wrong checksum" in refusal(tiny(f"{address}#sha256={hashlib.sha256(b'').hexdigest()}"), home)
@@ -289,7 +290,7 @@ def test_checksum_in_the_address(server: Server, home: Path, original: Path, tin
 
 @pytest.mark.parametrize("mark", ["  ", " *", "  ./"])
 def test_checksum_in_a_list_beside_the_archive(
-    mark: str, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    mark: str, server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     body = zipped(original)
     address = server.serve("/1.0/tiny.zip", body) + "#sha256sums"
@@ -297,12 +298,12 @@ def test_checksum_in_a_list_beside_the_archive(
     assert "wrong checksum" in refusal(tiny(address), home)
     listed = f"{'0' * 64}{mark}other.zip\n{hashlib.sha256(body).hexdigest()}{mark}tiny.zip\n"
     server.serve("/1.0/SHA256SUMS.txt", listed.encode())
-    Path(tiny().manifest).write_text("")  # the publisher's checksum vouches for the samples
+    tiny().manifest.write_text("")  # the publisher's checksum vouches for the samples
     assert fetch(tiny(address), progress=False) == home / "tiny"
 
 
 def test_an_archive_that_the_list_does_not_name_is_compared_by_its_samples(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     wanted = tiny(server.serve("/tiny.zip", zipped(original)) + "#sha256sums")
     server.serve("/SHA256SUMS.txt", f"{'0' * 64}  other.zip\n".encode())
@@ -313,7 +314,7 @@ def test_an_archive_that_the_list_does_not_name_is_compared_by_its_samples(
 
 
 def test_a_list_of_checksums_that_is_not_there(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     address = server.serve("/tiny.zip", zipped(original)) + "#sha256sums"
     assert "404 Not Found" in refusal(tiny(address), home)
@@ -330,7 +331,7 @@ def test_checksum_of_the_repository(
     server: Server,
     home: Path,
     original: Path,
-    tiny: Callable[..., Entry],
+    tiny: Callable[..., Dataset],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     body = zipped(original)
@@ -357,7 +358,12 @@ def test_checksum_of_the_repository(
 @pytest.mark.parametrize("pack", [zipped, tarred])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_an_archive_that_was_cut(
-    pack: Callable[[Path], bytes], share: float, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    pack: Callable[[Path], bytes],
+    share: float,
+    server: Server,
+    home: Path,
+    original: Path,
+    tiny: Callable[..., Dataset],
 ) -> None:
     body = pack(original)
     assert "damaged" in refusal(tiny(server.serve("/tiny", body[: int(share * len(body))])), home)
@@ -365,7 +371,7 @@ def test_an_archive_that_was_cut(
 
 @pytest.mark.parametrize("pack", [zipped, tarred, lambda folder: tarred(folder, mode="w")])
 def test_damaged_bytes_never_pass(
-    pack: Callable[[Path], bytes], server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    pack: Callable[[Path], bytes], server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     body = pack(original)
     for position in np.linspace(0, len(body) - 1, 25).astype(int):
@@ -392,7 +398,7 @@ def zip_link() -> zipfile.ZipInfo:
     "member", ["../evil.wav", f"{INSIDE}/../../evil.wav", "/evil.wav", "..\\evil.wav", "C:\\evil.wav", zip_link()]
 )
 def test_a_zip_that_tries_to_escape(
-    member: str | zipfile.ZipInfo, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    member: str | zipfile.ZipInfo, server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     body = zipped(original, (member, b"../../evil.wav"))
     message = refusal(tiny(server.serve("/tiny.zip", body)), home)
@@ -413,7 +419,7 @@ def test_a_zip_that_tries_to_escape(
     ],
 )
 def test_a_tar_that_tries_to_escape(
-    name: str, kind: bytes, link: str, server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    name: str, kind: bytes, link: str, server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, link
@@ -422,13 +428,13 @@ def test_a_tar_that_tries_to_escape(
     assert not list(home.parent.rglob("*evil*"))
 
 
-def test_an_archive_of_something_else(server: Server, home: Path, original: Path, tiny: Callable[..., Entry]) -> None:
+def test_an_archive_of_something_else(server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]) -> None:
     address = server.serve("/tiny.zip", zipped(original, prefix="tiny-2.0/"))
     assert f"no folder {INSIDE}" in refusal(tiny(address), home)
 
 
 def test_recordings_that_are_not_the_published_ones(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry]
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
 ) -> None:
     sf.write(original / "recordings" / "1_bob_1.wav", np.zeros(200), 8000, subtype="PCM_16")
     (original / "recordings" / "0_ann_0.wav").unlink()
@@ -438,7 +444,7 @@ def test_recordings_that_are_not_the_published_ones(
 
 
 def test_interrupting_leaves_nothing(
-    server: Server, home: Path, original: Path, tiny: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> Iterator[bytes]:
         yield b"PK"
@@ -457,7 +463,7 @@ def test_a_disk_that_fills_up(
     server: Server,
     home: Path,
     original: Path,
-    tiny: Callable[..., Entry],
+    tiny: Callable[..., Dataset],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -473,7 +479,7 @@ def test_a_disk_that_fills_up(
 
 
 def test_a_folder_that_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Entry]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Dataset]
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("COURSE_DATA", str(tmp_path / "file" / "data"))
@@ -482,11 +488,194 @@ def test_a_folder_that_cannot_be_made(
         fetch(tiny("http://127.0.0.1:9/nobody"), progress=False)
 
 
-def test_another_process_finishes_first(server: Server, home: Path, original: Path, tiny: Callable[..., Entry]) -> None:
+def test_another_process_finishes_first(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset]
+) -> None:
     def overtaken(handler: BaseHTTPRequestHandler) -> None:
         shutil.copytree(original, home / "tiny")
         send(handler, zipped(original))
 
     wanted = tiny(server.serve("/tiny.zip", overtaken))
     assert check(wanted, fetch(wanted, progress=False), progress=False) == []
+    assert [path.name for path in home.iterdir()] == ["tiny"]
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"PK" + bytes(100_000))
+
+
+def test_a_body_without_an_end_is_cut_off(server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
+    assert "sends more than 2 MB" in refusal(tiny(server.serve("/tiny.zip", endless)), home)
+    assert server.visits["/tiny.zip"] == 1
+
+
+def test_too_large_a_promise_is_refused_at_once(server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
+    address = server.serve("/tiny.zip", lambda handler: send(handler, b"PK", promised=10**9))
+    assert "sends more than 2 MB" in refusal(tiny(address), home)
+
+
+def test_a_body_that_is_compressed_on_the_way_is_counted_as_it_lies_on_the_disk(
+    server: Server, home: Path, tiny: Callable[..., Dataset]
+) -> None:
+    body = gzip.compress(bytes(50_000_000))
+
+    def bomb(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    assert "sends more than 2 MB" in refusal(tiny(server.serve("/tiny.zip", bomb)), home)
+
+
+def test_a_list_of_checksums_without_an_end(server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
+    address = server.serve("/tiny.zip", b"PK") + "#sha256sums"
+    server.serve("/SHA256SUMS.txt", endless)
+    assert "SHA256SUMS.txt sends more than 1 MB" in refusal(tiny(address), home)
+
+
+def tar_bomb(folder: Path, kind: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=kind) as archive:
+        member = tarfile.TarInfo(f"{INSIDE}/zeros")
+        member.size = 20_000_000
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda folder: zipped(folder, ("zeros", bytes(20_000_000))),
+        lambda folder: zipped(folder, *[(f"zeros{number}", bytes(500_000)) for number in range(10)]),
+        lambda folder: tar_bomb(folder, "w:gz"),
+        lambda folder: tar_bomb(folder, "w:xz"),
+    ],
+)
+def test_an_archive_that_holds_far_too_much(
+    pack: Callable[[Path], bytes],
+    server: Server,
+    home: Path,
+    original: Path,
+    tiny: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kind in (zipfile.ZipFile, tarfile.TarFile):
+        monkeypatch.setattr(kind, "extractall", lambda *_, **__: pytest.fail("unpacked"))
+    assert "holds more than 4 MB" in refusal(tiny(server.serve("/tiny", pack(original))), home)
+
+
+def test_an_archive_of_far_too_many_files(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "MOST_FILES", 7)
+    assert "or 7 files" in refusal(tiny(server.serve("/tiny.zip", zipped(original))), home)
+
+
+def drip(handler: BaseHTTPRequestHandler, closing: threading.Event, head: bytes) -> None:
+    handler.wfile.write(head)
+    with contextlib.suppress(OSError):
+        while not closing.wait(0.02):
+            handler.wfile.write(b"P")
+            handler.wfile.flush()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"HTTP/1.0 200 OK\r\nX-Slow: "],
+    ids=["body", "headers"],
+)
+def test_a_server_that_trickles(head: bytes, server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
+    address = server.serve("/tiny.zip", lambda handler: drip(handler, server.closing, head))
+    assert "less than 10 kB a second" in refusal(tiny(address), home, timeout=0.05)
+    assert server.visits["/tiny.zip"] == download.ATTEMPTS
+
+
+def test_a_disk_that_is_too_small_is_named_before_the_download(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = replace(tiny(server.serve("/tiny.zip", zipped(original))), megabytes=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_499_000_000))
+    with pytest.raises(DatasetError, match=r"needs about 2500 MB in .*, and 2499 MB are free; .*COURSE_DATA"):
+        fetch(wanted, progress=False)
+    assert server.visits["/tiny.zip"] == 0 and list(home.iterdir()) == []
+
+
+def test_the_size_is_said_first(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
+) -> None:
+    fetch(tiny(server.serve("/tiny.zip", zipped(original))), progress=True)
+    assert capfd.readouterr().err.startswith("Tiny Digits: 1 MB to download, 2 MB of disk needed\n")
+
+
+def test_a_data_set_of_unknown_size_is_not_downloaded(home: Path, tiny: Callable[..., Dataset]) -> None:
+    for wanted in (replace(tiny("http://127.0.0.1:9/tiny.zip"), megabytes=0), tiny()):
+        with pytest.raises(DatasetError, match="no archives of a known size"):
+            fetch(wanted, progress=False)
+
+
+@pytest.fixture
+def halves(original: Path, tmp_path: Path) -> list[bytes]:
+    """The tiny data set in two archives, one for each digit."""
+    archives = []
+    for digit in "01":
+        half = tmp_path / digit / "recordings"
+        half.mkdir(parents=True)
+        for path in (original / "recordings").glob(f"{digit}_*"):
+            shutil.copy(path, half)
+        archives.append(zipped(half.parent, prefix=""))
+    return archives
+
+
+def test_the_next_attempt_goes_on_where_this_one_stopped(
+    server: Server, home: Path, tiny: Callable[..., Dataset], halves: list[bytes]
+) -> None:
+    digest = hashlib.sha256(halves[0]).hexdigest()
+    first = f"{server.serve('/0.zip', halves[0])}#sha256={digest}"
+    wanted = tiny(first, server.serve("/1.zip", lambda handler: handler.send_error(404)), inside="")
+    with pytest.raises(DatasetError, match=r"404 Not Found; .* archives that are complete are kept"):
+        fetch(wanted, progress=False)
+    (waiting,) = home.iterdir()
+    assert waiting.name == ".tiny-archives" and len(list(waiting.iterdir())) == 1
+    server.serve("/1.zip", halves[1])
+    assert check(wanted, fetch(wanted, progress=False), progress=False) == []
+    assert (server.visits["/0.zip"], server.visits["/1.zip"]) == (1, 2)
+    assert [path.name for path in home.iterdir()] == ["tiny"]
+
+
+def test_an_archive_that_was_damaged_while_it_waited_comes_again(
+    server: Server, home: Path, tiny: Callable[..., Dataset], halves: list[bytes]
+) -> None:
+    digest = hashlib.sha256(halves[0]).hexdigest()
+    first = f"{server.serve('/0.zip', halves[0])}#sha256={digest}"
+    wanted = tiny(first, server.serve("/1.zip", lambda handler: handler.send_error(404)), inside="")
+    with pytest.raises(DatasetError, match="404"):
+        fetch(wanted, progress=False)
+    (archive,) = (home / ".tiny-archives").iterdir()
+    archive.write_bytes(bytes(10))
+    server.serve("/1.zip", halves[1])
+    assert check(wanted, fetch(wanted, progress=False), progress=False) == []
+    assert server.visits["/0.zip"] == 2
+
+
+def test_archives_that_are_not_the_data_set_do_not_wait(
+    server: Server, home: Path, tiny: Callable[..., Dataset], halves: list[bytes]
+) -> None:
+    addresses = [server.serve("/0.zip", halves[0]), server.serve("/1.zip", halves[0])]
+    assert "4 recordings instead of 8" in refusal(tiny(*addresses, inside=""), home)
+
+
+def test_two_at_once_make_one_folder(
+    server: Server, home: Path, tiny: Callable[..., Dataset], halves: list[bytes]
+) -> None:
+    wanted = tiny(*[server.serve(f"/{digit}.zip", halves[digit]) for digit in (0, 1)], inside="")
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(fetch, wanted, False) for _ in range(2)]
+    assert {each.result() for each in both} == {home / "tiny"}
+    assert check(wanted, progress=False) == []
     assert [path.name for path in home.iterdir()] == ["tiny"]

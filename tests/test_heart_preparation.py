@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as arrays
 from course_lib import audio
 from course_lib.audio import AudioError
 from course_lib.clips import Clips
-from course_lib.datasets import DatasetError, Recordings, heart_cycles, physionet2016
+from course_lib.datasets import DatasetError, Recordings, physionet2016
 from course_lib.datasets.decoded import decode
+from course_lib.datasets.hearts import cycles as heart_cycles
 from course_lib.datasets.hearts.cycles import cycle_starts, find_cycles
 from course_lib.datasets.hearts.preparation import HeartPreparation, band_pass, normalise, prepared, remove_spikes
 from course_lib.datasets.stand_ins import heart_sounds

@@ -48,7 +48,7 @@ def assert_divides(recordings: Recordings, split: Split, whole: np.ndarray | Non
 
 @given(twofold, fractions, seeds)
 def test_a_random_split_divides_the_recordings_evenly(recordings: Recordings, fraction: float, seed: int) -> None:
-    split = splits.random(recordings, fraction, seed)
+    split = splits.random(recordings, fraction, seed, leaky=True)
     assert_divides(recordings, split)
     assert len(split.test) == np.ceil(fraction * len(recordings))
     labels = recordings.table["label"].to_numpy()
@@ -58,7 +58,7 @@ def test_a_random_split_divides_the_recordings_evenly(recordings: Recordings, fr
 
 
 def test_a_random_split_depends_on_its_seed_alone(recordings: Recordings) -> None:
-    first, again, other = (splits.random(recordings, 0.2, seed) for seed in (1, 1, 2))
+    first, again, other = (splits.random(recordings, 0.2, seed, leaky=True) for seed in (1, 1, 2))
     assert np.array_equal(first.test, again.test) and np.array_equal(first.train, again.train)
     assert not np.array_equal(first.test, other.test)
     assert first.name == other.name == "random"  # a seed is no other fold
@@ -71,7 +71,7 @@ def test_a_random_split_of_some_rows_holds_those_alone(
     half = len(recordings) // 2
     kept = data.draw(st.sets(st.integers(0, half - 1), min_size=8, max_size=half))
     rows = np.array(sorted(row + offset for row in kept for offset in (0, half)))  # every class twice
-    split = splits.random(recordings, fraction, seed, rows)
+    split = splits.random(recordings, fraction, seed, rows, leaky=True)
     assert_divides(recordings, split, rows)
     labels = recordings.table["label"].to_numpy()
     held = Counter(labels[split.test])
@@ -104,9 +104,9 @@ def test_the_first_release_of_the_digits_had_three_speakers(speakers: str, first
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0, 0.001])
 def test_a_fraction_that_leaves_a_side_empty_is_refused(recordings: Recordings, fraction: float) -> None:
     with pytest.raises(DatasetError):
-        splits.random(recordings, fraction)
+        splits.random(recordings, fraction, leaky=True)
     with pytest.raises(DatasetError):
-        splits.hold_out_validation(recordings, np.arange(len(recordings)), fraction)
+        splits.hold_out_validation(recordings, np.arange(len(recordings)), fraction, "recording")
 
 
 @given(tables)
@@ -130,9 +130,9 @@ def test_lists_are_taken_as_they_are_or_refused(recordings: Recordings, data: st
     train, test = data.draw(known), data.draw(known)
     if not train or not test or set(train) & set(test):
         with pytest.raises(DatasetError, match=r"empty|both sides"):
-            splits.from_lists(recordings, "mine", train, test)
+            splits.from_lists(recordings, "mine", train, test, leaky=True)
         return
-    split = splits.from_lists(recordings, "mine", iter(train), iter(test))
+    split = splits.from_lists(recordings, "mine", iter(train), iter(test), leaky=True)
     assert split.name == "mine"
     assert [f"r{row}" for row in split.train] == train and [f"r{row}" for row in split.test] == test
 
@@ -148,7 +148,7 @@ def test_an_unknown_recording_is_named(recordings: Recordings) -> None:
 
 
 def test_the_published_split(recordings: Recordings) -> None:
-    split = splits.official(recordings)
+    split = splits.official(recordings, leaky=True)
     assert_divides(recordings, split)
     assert split.name == "official" and (recordings.table["take"][split.test] < 5).all()
 
@@ -169,7 +169,8 @@ def test_a_validation_part_comes_out_of_the_training_side(
     recordings: Recordings, data: st.DataObject, fraction: float, seed: int
 ) -> None:
     train = np.array(data.draw(st.permutations(range(len(recordings)))))
-    assert_divides(recordings, Split("", *splits.hold_out_validation(recordings, train, fraction, seed=seed)), train)
+    parts = splits.hold_out_validation(recordings, train, fraction, "recording", seed)
+    assert_divides(recordings, Split("", *parts), train)
 
 
 @given(twofold, st.floats(0.1, 0.9), seeds)
@@ -195,7 +196,11 @@ def test_flagged_recordings_are_on_neither_side() -> None:
         [(row % 2, "uvw"[row % 3]) for row in range(40)], flagged=flags, official=["train", "test"] * 20
     )
     usable = np.flatnonzero(~np.array(flags))
-    folds = [splits.official(recordings), splits.random(recordings, 0.3), *splits.leave_one_group_out(recordings)]
+    folds = [
+        splits.official(recordings, leaky=True),
+        splits.random(recordings, 0.3),
+        *splits.leave_one_group_out(recordings),
+    ]
     for split in [*folds, *splits.stratified_folds(recordings, 3)]:
         assert_divides(recordings, split, usable)
     asked_for = splits.random(recordings, 0.3, rows=np.arange(40))
@@ -207,13 +212,91 @@ def test_a_validation_part_by_group_shares_no_group(
     recordings: Recordings, data: st.DataObject, fraction: float, seed: int
 ) -> None:
     train = np.array(data.draw(st.lists(st.integers(0, len(recordings) - 1), min_size=1, unique=True)))
-    if len(groups(recordings, train)) == 1:
-        with pytest.raises(DatasetError, match="groups"):
+    table = recordings.table.iloc[train]
+    can_go = any(
+        set(table["label"][table["group"] != group]) == set(table["label"]) for group in table["group"].unique()
+    )
+    if not can_go and not table["group"].is_unique:
+        with pytest.raises(DatasetError, match="cannot hold out"):
             splits.hold_out_validation(recordings, train, fraction, "group", seed)
         return
-    split = Split("", *splits.hold_out_validation(recordings, train, fraction, "group", seed))
+    try:
+        parts = splits.hold_out_validation(recordings, train, fraction, "group", seed)
+    except DatasetError:
+        assert table["group"].is_unique  # then each class needs two recordings
+        return
+    split = Split("", *parts)
     assert_divides(recordings, split, train)
     assert not groups(recordings, split.train) & groups(recordings, split.test)
+
+
+@given(twofold, st.floats(0.05, 0.5), seeds)
+def test_a_random_split_draws_whole_groups_unless_it_is_leaky(
+    recordings: Recordings, fraction: float, seed: int
+) -> None:
+    table = recordings.table
+    of_class = table.groupby("label")["group"].unique()
+    if not any(all(set(of_any) - {group} for of_any in of_class) for group in table["group"].unique()):
+        with pytest.raises(DatasetError, match="every group holds all recordings of a class"):
+            splits.random(recordings, fraction, seed)
+        return
+    split = splits.random(recordings, fraction, seed)
+    assert_divides(recordings, split)
+    assert not groups(recordings, split.train) & groups(recordings, split.test)
+    assert set(table["label"][split.train]) == set(table["label"])
+
+
+def test_groups_are_drawn_by_seed_with_their_share_of_every_class(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [(label, f"{'ab'[label % 2]}{number}") for label in range(4) for number in range(40) for _ in range(5)]
+    recordings = recordings_of(rows)
+    labels = recordings.table["label"]
+    tested = set()
+    for seed in range(5):
+        split = splits.random(recordings, 0.1, seed)
+        assert np.array_equal(split.test, splits.random(recordings, 0.1, seed).test)
+        assert labels.iloc[split.test].value_counts().between(15, 25).all()
+        tested.add(tuple(split.test))
+    assert len(tested) == 5 and not caplog.records
+
+
+def test_a_class_of_one_group_stays_in_the_training_side_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    recordings = recordings_of([(0, group) for group in "uvw" for _ in range(3)] + [(1, "x")] * 3)
+    split = splits.random(recordings, 0.2)
+    assert set(recordings.table["label"][split.test]) == {0}
+    assert "no recording of b can be held out" in caplog.text
+
+
+def test_a_published_split_may_have_a_validation_side() -> None:
+    sides = {"u": "train", "v": "validation", "w": "test"}
+    rows = [(label, group) for group in sides for label in (0, 1)]
+    recordings = recordings_of(rows, official=[sides[group] for _, group in rows])
+    split = splits.official(recordings)
+    assert [side.tolist() for side in (split.train, split.validation, split.test)] == [[0, 1], [2, 3], [4, 5]]
+    torn = recordings_of([(label, "u") for label, _ in rows], official=recordings.table["official"])
+    with pytest.raises(DatasetError, match="both sides of split official contain group u"):
+        splits.official(torn)
+
+
+def test_lists_whose_groups_are_on_both_sides_are_refused_unless_leaky(recordings: Recordings) -> None:
+    lists = (["0_ann_0"], ["0_ann_1"])
+    with pytest.raises(DatasetError, match=r"contain group ann; .*leaky=True"):
+        splits.from_lists(recordings, "mine", *lists)
+    assert len(splits.from_lists(recordings, "mine", *lists, leaky=True).test) == 1
+    with pytest.raises(DatasetError, match="a recording more than once"):
+        splits.from_lists(recordings, "mine", ["0_ann_0", "0_ann_0"], ["0_bob_0"])
+
+
+@given(tables, st.integers(2, 4), seeds)
+def test_grouped_folds_test_every_group_once(recordings: Recordings, n_folds: int, seed: int) -> None:
+    try:
+        folds = splits.grouped_folds(recordings, n_folds, seed)
+    except DatasetError as error:
+        assert "too few for" in str(error) or "cannot make" in str(error) or "is empty" in str(error)  # noqa: PT017
+        return
+    tested = [group for fold in folds for group in groups(recordings, fold.test)]
+    assert sorted(tested) == sorted(groups(recordings, np.arange(len(recordings))))
+    for fold in folds:
+        assert_divides(recordings, fold)
 
 
 @given(twofold, fractions, seeds)
@@ -257,8 +340,13 @@ class Leaky:
 
 def test_groupwise_splits_refuse_a_shared_group(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "LeaveOneGroupOut", Leaky)
-    monkeypatch.setattr(splits, "GroupShuffleSplit", Leaky)
+    monkeypatch.setattr(splits, "StratifiedGroupKFold", Leaky)
+    monkeypatch.setattr(splits, "_draw_groups", lambda labels, *_: np.arange(0, len(labels), 2))
     with pytest.raises(DatasetError, match=r"both sides .* contain group ann, bob, cleo"):
         splits.leave_one_group_out(recordings)
+    with pytest.raises(DatasetError, match=r"both sides .* contain group ann, bob, cleo"):
+        splits.grouped_folds(recordings, 3)
+    with pytest.raises(DatasetError, match=r"both sides .* contain group ann, bob, cleo"):
+        splits.random(recordings)
     with pytest.raises(DatasetError, match=r"both sides .* contain group ann, bob, cleo"):
         splits.hold_out_validation(recordings, np.arange(len(recordings)), 0.5, by="group")

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from course_lib import environment, files
 from course_lib.datasets.check import check
 from course_lib.datasets.dataset import Dataset
-from course_lib.datasets.recordings import DatasetError
+from course_lib.datasets.recordings import DatasetError, first_few
 
 ATTEMPTS = 3
 SLOWEST = 10_000  # bytes a second, over four times the longest silence
@@ -62,22 +62,26 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
             f"COURSE_OFFLINE forbids fetching {dataset.name}; unset it, or put the data set into {target}"
         )
     archives = target.with_name(f".{target.name}-archives")
+    worth_keeping = len(dataset.archives) > 1
     try:
         with files.whole_folder(target) as folder:
             _require_space(dataset, folder, archives, progress)
             verified = [_archive(dataset, address, archives, folder, progress, timeout) for address in dataset.archives]
             try:
                 _fill(dataset, archives, folder, progress, all(verified))
-            except DatasetError:  # an archive that is not right would not be right the next time either
-                shutil.rmtree(archives, ignore_errors=True)
+            except DatasetError:  # archives that are not right would not be right the next time either
+                worth_keeping = False
                 raise
+        worth_keeping = False
     except OSError as error:
         if not target.is_dir():  # another process may have finished first
             raise DatasetError(
                 f"cannot write {dataset.name} to {target.parent} ({error}); "
                 "free some space there, or set COURSE_DATA to a folder you can write to"
             ) from error
-    shutil.rmtree(archives, ignore_errors=True)
+    finally:
+        if not worth_keeping:
+            shutil.rmtree(archives, ignore_errors=True)
     return target
 
 
@@ -230,21 +234,22 @@ def _watched(work: Callable[[], object], timeout: float, meter: _Meter | None = 
     threading.Thread(target=run, daemon=True).start()
     began, before = time.monotonic(), 0
     try:
-        while not outcome.done():
+        while True:
             with contextlib.suppress(TimeoutError):
                 outcome.exception(min(timeout, 0.2))
             arrived = meter.arrived if meter else 0
-            if bar is not None:
+            if meter and bar is not None:
                 bar.total = meter.total or None
                 bar.update(arrived - bar.n)
-            if not outcome.done() and time.monotonic() - began > 4 * timeout:
+            if outcome.done():
+                return outcome.result()
+            if time.monotonic() - began > 4 * timeout:
                 if arrived - before < SLOWEST * 4 * timeout:
                     raise _TooSlow
                 began, before = time.monotonic(), arrived
     finally:
-        if meter is not None and not outcome.done():
+        if meter and not outcome.done():
             meter.most = -1  # ends the thread with the next bytes
-    return outcome.result()
 
 
 def _patiently(address: str, timeout: float, attempt: Callable[[], object]):
@@ -279,8 +284,9 @@ def _fill(dataset: Dataset, archives: Path, folder: Path, progress: bool, verifi
     """Unpack the archives and move what is the data set, once it is checked, into the folder."""
     unpacked = Path(tempfile.mkdtemp(dir=folder))
     room = _Room(int(MOST_UNPACKED * dataset.megabytes * MEGABYTE))
-    for address in dataset.archives:
-        _unpack(address.partition("#")[0], _file(address, archives), unpacked, room)
+    addresses = [address.partition("#")[0] for address in dataset.archives]
+    for address, plain in zip(dataset.archives, addresses, strict=True):
+        _unpack(plain, _file(address, archives), unpacked, room)
     inner = unpacked / dataset.inside
     if dataset.inside == "*":
         content = list(unpacked.iterdir())
@@ -291,7 +297,7 @@ def _fill(dataset: Dataset, archives: Path, folder: Path, progress: bool, verifi
         problems = [f"there is no folder {dataset.inside}"]
     if problems:
         raise DatasetError(
-            f"{' and '.join(dataset.archives)} does not hold the {dataset.title} that the course knows "
+            f"what came from {first_few(addresses)} is not the {dataset.title} that the course knows "
             f"({'; '.join(problems)}); try again later, or look for a newer version of the course"
         )
     for path in inner.iterdir():

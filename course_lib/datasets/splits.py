@@ -8,6 +8,7 @@ Notebook: 02_spoken_digits_cnn
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from numpy.typing import ArrayLike
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from course_lib.datasets.recordings import DatasetError, Recordings, first_few
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -179,17 +182,52 @@ def _draw(
         if not 0 < fraction < 1:
             raise ValueError("the fraction must be between 0 and 1")
         if whole_groups and len(np.unique(groups)) < len(rows):
-            # Of as many folds as the fraction asks for the first one; two groups at least, one on each side.
-            n_folds = min(max(2, round(1 / fraction)), len(np.unique(groups)))
-            splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-            larger, smaller = next(splitter.split(rows, labels, groups))
+            smaller = _draw_groups(labels, groups, fraction, seed)
+            larger = np.setdiff1d(np.arange(len(rows)), smaller)
         else:
             splitter = StratifiedShuffleSplit(1, test_size=fraction, random_state=seed)
             larger, smaller = next(splitter.split(rows, labels))
     except ValueError as error:
         what = f"{fraction:.0%} of {len(rows)} recordings" + (" in whole groups" if whole_groups else "")
         raise DatasetError(f"{recordings.name}: cannot hold out {what}: {error}") from None
+    for label in np.setdiff1d(labels, labels[smaller]):
+        _log.warning(
+            "%s: no recording of %s can be held out, for they are all of one group, or too few",
+            recordings.name,
+            recordings.class_names[label],
+        )
     return np.sort(rows[larger]), np.sort(rows[smaller])
+
+
+def _draw_groups(labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Rows of whole groups with about this fraction of every class, and never all of a class.
+
+    Groups in random order are taken while that brings the classes' shares nearer to the fraction; then, for a class
+    that is not there yet, the group that takes them least away from it. Raises ValueError where no group can go.
+    """
+    names, group_of_row = np.unique(groups, return_inverse=True)
+    _, class_of_row = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(names), class_of_row.max() + 1))
+    np.add.at(counts, (group_of_row, class_of_row), 1)
+    shares = counts / counts.sum(axis=0)
+    drawn, order = np.zeros(len(names), dtype=bool), np.random.default_rng(seed).permutation(len(names))
+
+    def distance(group: int) -> float:
+        """From the shares that are asked for, with one more group; infinite where nothing of a class would be left."""
+        taken = shares[drawn].sum(axis=0) + shares[group]
+        return np.inf if (taken > 1 - 1e-9).any() else float(((taken - fraction) ** 2).sum())
+
+    nearest = shares.shape[1] * fraction**2
+    for group in order:
+        if (further := distance(group)) < nearest:
+            drawn[group], nearest = True, further
+    for label in range(shares.shape[1]):
+        if not shares[drawn, label].any():
+            best = min((group for group in order if shares[group, label] and not drawn[group]), key=distance)
+            drawn[best] = np.isfinite(distance(best))
+    if not drawn.any():
+        raise ValueError("every group holds all recordings of a class")
+    return np.flatnonzero(drawn[group_of_row])
 
 
 def _folds(
