@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -19,7 +21,7 @@ from test_training import Tiny, fresh, same, settings, tones, turned, weights
 from torch import Tensor, nn
 
 from course_lib.clips import Clips
-from course_lib.models import SpectrogramCNN
+from course_lib.models import SampleCNN, SpectrogramCNN, StridedSampleCNN
 from course_lib.training import CheckpointError, History, Settings, fit, load_model, save_model, state
 
 EPOCHS, CALLS_AN_EPOCH = 4, 4  # three batches to learn from, one to validate on
@@ -284,6 +286,47 @@ def test_the_checkpoint_of_another_model_is_refused(checkpoint: Path) -> None:
         train(model, checkpoint=stopped(checkpoint))
 
 
+class Other(Tiny):
+    pass
+
+
+def with_dropout(dropout: float) -> Tiny:
+    model = fresh()
+    model.layers[5].p = dropout
+    return model
+
+
+@pytest.mark.parametrize("model", [with_dropout(0.2), Other()], ids=["dropout", "class"])
+def test_the_checkpoint_of_a_model_with_other_settings_is_refused(model: nn.Module, checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"run\.safetensors belongs to another training: its model differ"):
+        train(model, checkpoint=stopped(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["labels", "groups", "start", "length"])
+def test_the_checkpoint_of_clips_that_are_labelled_or_cut_otherwise_is_refused(name: str, checkpoint: Path) -> None:
+    stopped(checkpoint)
+    for part, clips in (("train", tones(20)), ("validation", turned(tones(12, seed=1)))):
+        values = getattr(clips, name).clone()
+        values[3] = 1 - values[3] if name in ("labels", "groups") else values[3] - 1
+        parts = {"train": tones(20), "validation": turned(tones(12, seed=1))} | {part: replace(clips, **{name: values})}
+        what = "validation clips" if part == "validation" else "clips"
+        with pytest.raises(CheckpointError, match=f": its {what} differ; delete it"):
+            fit(fresh(), settings=HOW, checkpoint=checkpoint, accelerator="cpu", progress=False, **parts)
+
+
+def test_a_training_goes_on_with_the_threads_that_it_was_begun_with(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COURSE_THREADS", "2")
+    straight, resumed, used = fresh(), fresh(seed=9), []
+    train(straight)
+    stopped(checkpoint)
+    monkeypatch.setenv("COURSE_THREADS", "1")
+    history = train(resumed, checkpoint=checkpoint, on_epoch=lambda _: used.append(torch.get_num_threads()))
+    assert history.threads == 2 and set(used) == {2} and torch.get_num_threads() == 1
+    assert same(weights(resumed), weights(straight))
+
+
 def test_weights_alone_are_no_checkpoint(checkpoint: Path) -> None:
     save_model(checkpoint, fresh())
     with pytest.raises(CheckpointError, match=r"run\.safetensors"):
@@ -325,6 +368,127 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage: Callable[[bytes], bytes
     assert checkpoint.read_bytes() == content
 
 
+def flipped(content: bytes, position: int, bit: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[position] ^= 1 << bit
+    return bytes(damaged)
+
+
+def test_one_bit_anywhere_in_a_file_is_noticed(checkpoint: Path) -> None:
+    save_model(checkpoint, nn.Linear(3, 2), recipe="toy")
+    content = checkpoint.read_bytes()
+    random = np.random.default_rng(0)
+    for position in range(len(content)):
+        checkpoint.write_bytes(flipped(content, position, int(random.integers(8))))
+        with pytest.raises(CheckpointError, match=r"run\.safetensors .*damaged"):
+            load_model(checkpoint, nn.Linear(3, 2))
+
+
+def test_one_bit_in_the_checkpoint_of_a_training_is_noticed(checkpoint: Path) -> None:
+    content = stopped(checkpoint).read_bytes()
+    random = np.random.default_rng(0)
+    for position in random.choice(len(content), 40, replace=False):
+        checkpoint.write_bytes(flipped(content, int(position), int(random.integers(8))))
+        with pytest.raises(CheckpointError, match=r"run\.safetensors .*damaged.*delete it"):
+            train(fresh(), checkpoint=checkpoint)
+
+
+def without(prefix: str) -> Callable[[dict[str, Tensor]], Any]:
+    return lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith(prefix)]
+
+
+def with_tensor(name: str, *shape: int) -> Callable[[dict[str, Tensor]], Any]:
+    return lambda tensors: tensors.update({name: torch.zeros(shape)})
+
+
+ODD_TENSORS = {
+    "no optimiser": without("optimizer/"),
+    "half an optimiser": without("optimizer/0/exp_avg_sq"),
+    "no average": without("averaged/"),
+    "no best epoch": without("best/"),
+    "no model": without("model/"),
+    "a layer too few": without("model/layers.1"),
+    "a layer too many": with_tensor("model/more", 1),
+    "tensors of nothing": with_tensor("more", 1),
+    "a parameter that is no number": with_tensor("optimizer/x/step"),
+    "a parameter below zero": with_tensor("optimizer/-1/step"),
+    "a parameter too many": with_tensor("optimizer/99/step"),
+    "an unknown value": with_tensor("optimizer/0/speed"),
+    "a value of a value": with_tensor("optimizer/0/step/1"),
+    "a step of another shape": with_tensor("optimizer/0/step", 2),
+    "a moment of another shape": with_tensor("optimizer/0/exp_avg", 3),
+    "weights of another shape": with_tensor("model/layers.1.weight", 3),
+    "an average of another shape": with_tensor("averaged/module.layers.1.weight", 3),
+    "a best epoch of another shape": with_tensor("best/layers.1.weight", 3),
+}
+NOT_OF_THIS = r"run\.safetensors is not a checkpoint of this training \(.*\); delete it"
+
+
+@pytest.mark.parametrize("change", ODD_TENSORS.values(), ids=ODD_TENSORS)
+def test_odd_tensors_are_refused_although_their_checksum_is_right(
+    change: Callable[[dict[str, Tensor]], Any], checkpoint: Path
+) -> None:
+    tensors, about = state.load(stopped(checkpoint))
+    change(tensors)
+    state.save(checkpoint, tensors, about)
+    model = fresh()
+    before = weights(model)
+    with pytest.raises(CheckpointError, match=NOT_OF_THIS):
+        train(model, checkpoint=checkpoint)
+    assert same(weights(model), before)
+
+
+ODD_HISTORIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "none": lambda about: about.pop("history"),
+    "null": lambda about: about.update(history=None),
+    "a list": lambda about: about.update(history=[1]),
+    "empty": lambda about: about.update(history={}),
+    "no epochs": lambda about: about["history"].update(epochs=[]),
+    "epochs that are no list": lambda about: about["history"].update(epochs=2),
+    "too many epochs": lambda about: about["history"].update(epochs=50 * about["history"]["epochs"]),
+    "an epoch too late": lambda about: about["history"].update(kept_epoch=3),
+    "an epoch that is no number": lambda about: about["history"].update(kept_epoch="1"),
+    "threads": lambda about: about["history"].update(threads=0),
+    "many threads": lambda about: about["history"].update(threads=10**6),
+    "an unknown key": lambda about: about["history"].update(more=1),
+    "an unknown key in an epoch": lambda about: about["history"]["epochs"][0].update(more=1),
+    "a missing key in an epoch": lambda about: about["history"]["epochs"][0].pop("train_loss"),
+    "text in an epoch": lambda about: about["history"]["epochs"][0].update(seconds="long"),
+}
+
+
+@pytest.mark.parametrize("change", ODD_HISTORIES.values(), ids=ODD_HISTORIES)
+def test_odd_histories_are_refused_although_their_checksum_is_right(
+    change: Callable[[dict[str, Any]], Any], checkpoint: Path
+) -> None:
+    tensors, about = state.load(stopped(checkpoint))
+    change(about)
+    state.save(checkpoint, tensors, about)
+    with pytest.raises(CheckpointError, match=NOT_OF_THIS):
+        train(fresh(), checkpoint=checkpoint)
+
+
+ODD_DESCRIPTIONS = ["null", "[]", "3", '"text"', "{", "", "[" * 100_000, '{"a":' * 100_000]
+
+
+@pytest.mark.parametrize("about", ODD_DESCRIPTIONS, ids=lambda about: about[:6] or "empty")
+def test_odd_descriptions_are_refused(about: str, checkpoint: Path) -> None:
+    checkpoint.parent.mkdir()
+    tensors = weights(fresh())
+    for checksum in ({}, {"sha256": state._digest(tensors, about)}):
+        safetensors.torch.save_file(tensors, checkpoint, {"about": about} | checksum)
+        for read in (lambda: load_model(checkpoint, fresh()), lambda: train(fresh(), checkpoint=checkpoint)):
+            with pytest.raises(CheckpointError, match=r"run\.safetensors .*damaged.*delete it"):
+                read()
+
+
+def test_the_checkpoint_of_a_training_needs_a_checksum(checkpoint: Path) -> None:
+    tensors, about = state.load(stopped(checkpoint))
+    safetensors.torch.save_file(tensors, checkpoint, {"about": json.dumps(about)})
+    with pytest.raises(CheckpointError, match=r"it has no checksum\); delete it"):
+        train(fresh(), checkpoint=checkpoint)
+
+
 def test_tensors_of_someone_else_are_refused_by_name(checkpoint: Path) -> None:
     checkpoint.parent.mkdir()
     safetensors.torch.save_file({"weight": torch.zeros(3)}, checkpoint)
@@ -356,6 +520,76 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_model(path, nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match=r"model\.safetensors holds the weights of another model"):
         load_model(path, Tiny())
+
+
+def test_weights_from_before_there_were_checksums_load(tmp_path: Path) -> None:
+    path, model, other = tmp_path / "model.safetensors", fresh(), fresh(seed=1)
+    safetensors.torch.save_file(weights(model), path, {"about": '{"recipe": "toy"}'})
+    assert load_model(path, other) == {"recipe": "toy"}
+    assert same(weights(other), weights(model))
+
+
+class Scaled(nn.Linear):
+    """Three samples to two logits, in units that the weights are relative to."""
+
+    def __init__(self, unit: int) -> None:
+        super().__init__(3, 2)
+        self.unit = unit
+
+
+class Rated(nn.Linear):
+    """A layer that keeps its sample rate beside its weights and refuses those of another."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__(3, 2)
+        self.sample_rate = sample_rate
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.sample_rate)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if state.item() != self.sample_rate:
+            raise ValueError(f"made for {state.item()} Hz and not {self.sample_rate} Hz")
+
+
+@pytest.mark.parametrize(
+    ("saved", "model", "message"),
+    [
+        (Scaled(1), Scaled(2), "unit is 1 there and 2 here"),
+        (nn.Linear(3, 2), Scaled(1), "class is Linear there and Scaled here"),
+        (nn.Sequential(Rated(8000)), nn.Sequential(Rated(16_000)), "made for 8000 Hz and not 16000 Hz"),
+        (StridedSampleCNN(2, 400, 16), StridedSampleCNN(2, 400, 16, unscaled=True), "unscaled is False there"),
+        (SampleCNN(2, 729, 2), SampleCNN(2, 800, 2), "clip_samples is 729 there and 800 here"),
+    ],
+    ids=["settings", "class", "extra state", "switch", "clip length"],
+)
+def test_weights_that_would_mean_something_else_are_refused(
+    saved: nn.Module, model: nn.Module, message: str, tmp_path: Path
+) -> None:
+    path, before = tmp_path / "model.safetensors", weights(model)
+    save_model(path, saved)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors holds the weights of another model: .*{message}"):
+        load_model(path, model)
+    assert same(weights(model), before)
+    load_model(path, copy.deepcopy(saved))
+
+
+def test_weights_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    before = weights(model)
+    save_model(path, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    with pytest.raises(CheckpointError, match="another model"):
+        load_model(path, model)
+    assert same(weights(model), before)
+
+
+def test_paths_may_be_text_and_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = fresh()
+    train(model, checkpoint="~/run.safetensors")
+    save_model("~/model.safetensors", model)
+    load_model(str(tmp_path / "model.safetensors"), fresh(seed=1))
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"run.safetensors", "model.safetensors"}
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

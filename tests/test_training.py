@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import os
+import random
 import socket
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from course_lib.clips import Clips
-from course_lib.training import History, Settings, TrainingError, fit
+from course_lib.models.base import Classifier, Losses
+from course_lib.training import History, ModelError, Settings, TrainingError, fit, require_fitting
+from course_lib.training.fit import mixed_up
 
 SAMPLES = 64
 CPU = torch.device("cpu")
@@ -48,11 +53,11 @@ class Tiny(nn.Module):
 
 def tones(clips: int, seed: int = 0) -> Clips:
     """Clips of a low (class 0) or a high (class 1) tone, each with another phase and some noise."""
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     labels = np.arange(clips) % 2
-    phase = random.uniform(0, 2 * np.pi, (clips, 1))
+    phase = generator.uniform(0, 2 * np.pi, (clips, 1))
     wave = np.sin(np.where(labels, 1.5, 0.4)[:, None] * np.arange(SAMPLES) + phase)
-    wave += random.normal(0, 0.1, wave.shape)
+    wave += generator.normal(0, 0.1, wave.shape)
     return Clips(
         samples=torch.from_numpy((8000 * wave).astype(np.int16).ravel()),
         start=SAMPLES * torch.arange(clips),
@@ -359,6 +364,162 @@ def test_random_numbers_drawn_before_training_do_not_matter() -> None:
     assert same(weights(one), weights(other))
 
 
+def numpy_state() -> list[int]:
+    return np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_leaves_random_numbers_and_threads_as_they_were(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COURSE_THREADS", "2")
+    used: list[int] = []
+
+    def note(history: History) -> None:
+        used.append(torch.get_num_threads())
+        if fails:
+            raise KeyboardInterrupt
+
+    before = torch.random.get_rng_state(), numpy_state(), random.getstate()
+    model = Tiny()
+    torch.random.set_rng_state(before[0])
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        history = train(model, settings(epochs=2), tones(10, seed=1), on_epoch=note)
+        assert history.threads == 2
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (numpy_state(), random.getstate()) == before[1:]
+    assert set(used) == {2} and torch.get_num_threads() == 1
+
+
+def test_repeats_start_from_different_weights() -> None:
+    torch.manual_seed(0)
+    starts = []
+    for _ in range(3):
+        model = Tiny()
+        starts.append(weights(model))
+        train(model, settings(epochs=1))
+    assert not same(starts[0], starts[1]) and not same(starts[1], starts[2]) and not same(starts[0], starts[2])
+
+
+def test_the_number_of_threads_around_a_training_does_not_matter() -> None:
+    models = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            models.append(fresh())
+            train(models[-1], settings())
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+    assert same(*map(weights, models))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_leaves_its_random_numbers_as_they_were() -> None:
+    torch.cuda.manual_seed_all(5)
+    before = [torch.cuda.get_rng_state(number) for number in range(torch.cuda.device_count())]
+    for accelerator in ("cuda", "cpu"):
+        fit(fresh(), tones(20), settings=settings(mixup=0.3), accelerator=accelerator, progress=False)
+        after = [torch.cuda.get_rng_state(number) for number in range(torch.cuda.device_count())]
+        assert all(torch.equal(*states) for states in zip(before, after, strict=True))
+
+
+def test_mixed_clips_are_sums_of_pairs_and_their_targets_too() -> None:
+    torch.manual_seed(0)
+    waveforms, labels, groups = torch.eye(50), torch.arange(50) % 3, torch.arange(50) % 2
+    mixed, (classes, domains) = mixed_up(waveforms, [labels, groups], [3, 2], 0.4)
+    shares = mixed  # each clip is one sample, so a mixed clip holds its own shares
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(50))
+    assert ((shares > 0).sum(dim=1) <= 2).all() and len(shares.diagonal().unique()) > 40
+    torch.testing.assert_close(classes, shares @ nn.functional.one_hot(labels, 3).float())
+    torch.testing.assert_close(domains, shares @ nn.functional.one_hot(groups, 2).float())
+    assert 0.3 < shares.diagonal().mean() < 0.7  # Beta(alpha, alpha) has the mean one half
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.2, 1.0, 100.0])
+def test_mixing_is_finite_for_any_alpha(alpha: float) -> None:
+    mixed, (classes,) = mixed_up(torch.randn(500, 3), [torch.arange(500) % 2], [2], alpha)
+    assert mixed.isfinite().all()
+    torch.testing.assert_close(classes.sum(dim=1), torch.ones(500))
+
+
+def test_mixup_learns_and_counts_by_shares() -> None:
+    model = fresh()
+    history = fit(
+        model, tones(40), tones(40, seed=1), settings(epochs=15, mixup=0.4), accelerator="cpu", progress=False
+    )
+    assert accuracy(model, tones(60, seed=2)) > 0.9
+    last = history.epochs[-1]
+    assert 0.6 < last.train_accuracy < last.validation_accuracy  # half of a mixed clip may be of the other class
+    assert last.train_loss > last.validation_loss
+    plain = fresh()
+    train(plain, settings(epochs=15))
+    assert not same(weights(plain), weights(model))
+
+
+class TwoLosses(Classifier):
+    """A network with an objective of its own: its logits, and how loud a clip is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front_end = nn.Identity()
+        self.classify, self.level = nn.Linear(SAMPLES, 2), nn.Linear(SAMPLES, 1)
+        self.progress: list[float] = []
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        return self.front_end(waveforms)
+
+    def set_progress(self, progress: float) -> None:
+        self.progress.append(progress)
+
+    def loss(self, waveforms: Tensor, labels: Tensor, groups: Tensor, label_smoothing: float = 0.0) -> Losses:
+        losses = super().loss(waveforms, labels, groups, label_smoothing)
+        level = (self.level(waveforms)[:, 0] - waveforms.std(dim=1)).square().mean()
+        return Losses(losses.total + level, losses.heads | {"level": (level, torch.tensor(len(waveforms)))})
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+def test_a_network_may_have_an_objective_of_its_own(mixup: float) -> None:
+    model = TwoLosses()
+    table = train(model, settings(epochs=4, mixup=mixup)).table()
+    assert list(table)[-3:] == ["level_loss", "level_accuracy", "seconds"]
+    assert table["level_loss"].iloc[-1] < table["level_loss"].iloc[0] and set(table["level_accuracy"]) == {1.0}
+    assert model.progress == pytest.approx([step / 12 for step in range(12)])
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "extra"])
+@pytest.mark.parametrize("change", [{"sample_rate": 16_000}, {"clip_samples": 32}])
+def test_clips_that_do_not_fit_the_layers_are_refused(part: str, change: dict[str, int]) -> None:
+    class Strict(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers[0].sample_rate, self.layers[0].clip_samples = 8000, SAMPLES
+
+    parts: dict[str, Clips] = {"train": tones(20), "validation": tones(6), "extra": tones(6)}
+    fit(Strict(), settings=settings(epochs=1), accelerator="cpu", progress=False, **parts)
+    parts[part] = replace(parts[part], **change)
+    ((_, number),) = change.items()
+    with pytest.raises(ModelError, match=rf"Unflatten was made for .* {number}[ ;].* build it with"):
+        fit(Strict(), settings=settings(epochs=1), accelerator="cpu", progress=False, **parts)
+    with pytest.raises(ModelError, match="Unflatten was made for"):
+        require_fitting(Strict(), parts[part])
+
+
+def test_a_class_without_an_output_is_refused() -> None:
+    clips = replace(tones(20), labels=torch.arange(20) % 5)
+    with pytest.raises(ModelError, match="distinguishes 2 classes but the clips have 5; set n_classes"):
+        fit(TwoLosses(), clips, settings=settings(), accelerator="cpu", progress=False)
+
+
+@pytest.mark.parametrize("seed", [-1, True, 1.0, "1", None, 2**31])
+def test_a_seed_is_a_whole_number_from_zero(seed: object) -> None:
+    with pytest.raises(TrainingError, match=r"seed is .* it must be a whole number from 0"):
+        train(fresh(), settings(), seed=seed)
+
+
+def test_an_accelerator_that_is_not_there_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r"accelerator is 'tpu'; this computer has: .*cpu"):
+        fit(fresh(), tones(20), accelerator="tpu", progress=False)
+
+
 def test_an_epoch_takes_every_clip_once_and_some_of_the_extra_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Tensor] = []
     real_batch = Clips.batch
@@ -395,6 +556,15 @@ def test_a_loss_that_is_not_a_number_stops_training() -> None:
         train(model, settings())
 
 
+def test_outputs_that_are_not_a_number_on_the_validation_part_stop_training() -> None:
+    class NotANumber(Tiny):
+        def forward(self, waveforms: Tensor) -> Tensor:
+            return super().forward(waveforms) * (1.0 if self.training else math.nan)
+
+    with pytest.raises(TrainingError, match="the validation loss became nan in epoch 1; lower learning_rate"):
+        train(NotANumber(), settings(), tones(10))
+
+
 def test_keep_best_needs_a_validation_part() -> None:
     with pytest.raises(TrainingError, match="validation"):
         train(fresh(), settings(keep="best"))
@@ -422,11 +592,56 @@ def test_extra_clips_are_asked_for() -> None:
         {"keep": "first"},
         {"precision": "8"},
         {"epoch": 3},
+        {"epochs": -3},
+        {"epochs": True},
+        {"epochs": "3"},
+        {"epochs": 3.0},
+        {"epochs": 10**9},
+        {"batch_size": math.inf},
+        {"learning_rate": "on"},
+        {"learning_rate": True},
+        {"learning_rate": math.inf},
+        {"weight_decay": math.inf},
+        {"weight_decay": math.nan},
+        {"averaging": math.nan},
+        {"mixup": -0.1},
+        {"mixup": math.inf},
+        {"mixup": False},
+        {"extra_per_epoch": -1},
+        {"balance": False},
+        {"keep": None},
     ],
+    ids=str,
 )
-def test_impossible_settings_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(change))):
-        Settings(**change)
+def test_impossible_settings_are_refused_however_they_are_made(change: dict[str, object]) -> None:
+    (name,) = change
+    usual = Settings()
+    for make in (Settings, usual.but, lambda **change: usual.model_copy(update=change)):
+        with pytest.raises(ValueError, match=name):
+            make(**change)
+    if name in Settings.model_fields:
+        with pytest.raises(ValueError, match=name):
+            fit(fresh(), tones(20), settings=Settings.model_construct(**change), accelerator="cpu", progress=False)
+
+
+def test_settings_with_changes() -> None:
+    usual = Settings(epochs=7)
+    assert (
+        usual.but(learning_rate=1)
+        == Settings(epochs=7, learning_rate=1.0)
+        == usual.model_copy(update={"learning_rate": 1.0})
+    )
+    assert usual.but() == usual and usual.epochs == 7
+
+
+def test_only_what_differs_from_the_defaults_is_part_of_the_identity() -> None:
+    assert Settings().identity() == Settings(epochs=30, mixup=0.0).identity() == {}
+    assert Settings(epochs=4, mixup=0.2).identity() == {"epochs": 4, "mixup": 0.2}
+
+
+def test_every_setting_has_a_line_of_its_own() -> None:
+    for name in Settings.model_fields:
+        assert f"\n    {name}: " in Settings.__doc__
 
 
 def test_bf16_training_keeps_float32_weights() -> None:

@@ -1,5 +1,10 @@
-"""Networks: each maps waveforms (batch, samples) to logits (batch, classes), front end included."""
+"""Networks: each maps waveforms (batch, samples) to logits (batch, classes), front end included.
 
+`__all__` holds the networks that a recipe can name; `Classifier` is the base of them all.
+"""
+
+from course_lib.models.base import Classifier as Classifier
+from course_lib.models.base import ModelError, require_fitting
 from course_lib.models.crnn import CRNN
 from course_lib.models.domain_adversarial import DomainAdversarial
 from course_lib.models.gammatone_cnn import GammatoneCNN1d, GammatoneCNN2d
@@ -17,9 +22,11 @@ __all__ = [
     "GammatoneCNN2d",
     "LeanSpectNet",
     "LogMelCNN",
+    "ModelError",
     "PowerSpectrogramCNN",
     "SampleCNN",
     "SpectNet",
     "SpectrogramCNN",
     "StridedSampleCNN",
+    "require_fitting",
 ]

@@ -32,9 +32,6 @@ from course_lib.training import state
 from course_lib.training.settings import Settings
 from course_lib.training.state import CheckpointError
 
-_SAMPLES_AT_ONCE = 2**22  # of the validation part: 512 clips of a second at 8 kHz
-_MOST_CLIPS_AT_ONCE = 512
-
 
 class TrainingError(CourseError):
     """Training cannot go on; the message says why and what to change."""
@@ -130,7 +127,8 @@ def fit(
     history = run.history
     quiet = not progress or fabric.global_rank > 0
     with (
-        _undisturbed(fabric.device, history.threads),
+        fixed_threads(history.threads),
+        _own_random_numbers(fabric.device),
         tqdm(desc="training", total=settings.epochs, initial=len(history.epochs), unit="epoch", disable=quiet) as bar,
     ):
         while len(history.epochs) < settings.epochs:
@@ -208,16 +206,24 @@ def _leave_process_group() -> None:  # else gloo may abort the process while it 
 
 
 @contextmanager
-def _undisturbed(device: torch.device, threads: int) -> Iterator[None]:
-    """Use a number of threads, and leave it and torch's random numbers as they were."""
-    threads_before = torch.get_num_threads()
+def fixed_threads(threads: int | None = None) -> Iterator[None]:
+    """Compute with a number of processor threads (default: `COURSE_THREADS`), because it changes the last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or environment.threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Leave torch's random numbers as they were."""
     on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.set_num_threads(threads)
         try:
             yield
         finally:
-            torch.set_num_threads(threads_before)
             if on_mps is not None:
                 torch.mps.set_rng_state(on_mps)
 
@@ -350,9 +356,8 @@ class _Run:
         """Write the validation values into an epoch."""
         self.evaluated.eval()
         loss, right = 0.0, []
-        at_once = max(1, min(_MOST_CLIPS_AT_ONCE, _SAMPLES_AT_ONCE // clips.clip_samples))
-        for batch in torch.arange(len(clips), device=self.fabric.device).split(at_once):
-            waveforms, labels = clips.batch(batch)
+        for index in clips.index_batches():
+            waveforms, labels = clips.batch(index)
             logits = self.evaluated(waveforms)
             loss += functional.cross_entropy(logits, labels, reduction="sum").item()
             right.append(logits.argmax(dim=1) == labels)

@@ -52,7 +52,7 @@ class Settings(BaseModel):
 
     def but(self, **changes: Any) -> Settings:
         """The same settings with some changed: `settings.but(epochs=5)`. Raises ValueError, as `Settings` does."""
-        return type(self).model_validate(self.model_dump() | changes)
+        return type(self).model_validate(dict(self) | changes)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Settings:
         """As `but`: pydantic itself would not check a copy."""
