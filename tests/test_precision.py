@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from course_lib import layers
+from course_lib import layers, models
 
 RATE = 8000
 FRONT_ENDS: dict[str, Callable[[], nn.Module]] = {
@@ -133,6 +133,32 @@ def test_the_default_type_does_not_matter_without_weights(name: str, default_dty
         results.append(ON_ANYTHING[name]().train()(batch_for(name)))
     assert results[0].dtype == torch.float32
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
+
+
+NETWORKS = [
+    value
+    for value in vars(models).values()
+    if isinstance(value, type)
+    and issubclass(value, models.Classifier)
+    and value not in (models.Classifier, models.DomainAdversarial)
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@types
+def test_networks_take_waveforms_of_their_own_type(network: type[models.Classifier], dtype: torch.dtype) -> None:
+    model = network(n_classes=3).to(dtype).eval()
+    clips = torch.randn(2, model.clip_samples or 8000) / 8
+    with torch.no_grad():
+        logits = model(clips.to(dtype))
+    assert logits.shape == (2, 3) and logits.dtype == dtype and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_can_be_made_in_float64(network: type[models.Classifier], default_dtype: torch.dtype) -> None:
+    model = network(n_classes=3)
+    model(torch.randn(2, model.clip_samples or 8000)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -147,6 +147,7 @@ class LogMel(FrontEnd):
         self.top_db = number("top_db", top_db, above=0)
         self.width, self.shortest = None if width is None else whole("width", width), n_fft // 2 + 1
         bands = _mel_settings(sample_rate, n_mels, f_min, f_max)
+        self.sample_rate = bands["sample_rate"]
         self.settings = {**bands, "n_fft": n_fft, "hop_length": hop_length, "top_db": self.top_db, "width": self.width}
         with _made_in(self.precision):
             self.mel = torchaudio.transforms.MelSpectrogram(n_fft=n_fft, hop_length=hop_length, **bands)
@@ -209,14 +210,15 @@ class MFCC(FrontEnd):
     ) -> None:
         super().__init__()
         n_fft, hop_length = _frame(n_fft, hop_length)
-        bands = _mel_settings(sample_rate, n_mels)
-        if whole("n_mfcc", n_mfcc) > bands["n_mels"]:
+        bands, n_mfcc = _mel_settings(sample_rate, n_mels), whole("n_mfcc", n_mfcc)
+        if n_mfcc > bands["n_mels"]:
             raise ValueError(f"n_mfcc is {n_mfcc}; {n_mels} mel bands have at most {n_mels} coefficients")
         self.shortest = n_fft // 2 + 1
         self.settings = {**bands, "n_mfcc": n_mfcc, "n_fft": n_fft, "hop_length": hop_length}
-        rate, mel = bands.pop("sample_rate"), bands | {"n_fft": n_fft, "hop_length": hop_length}
+        self.sample_rate = bands.pop("sample_rate")
+        mel = bands | {"n_fft": n_fft, "hop_length": hop_length}
         with _made_in(self.precision):
-            self.mfcc = torchaudio.transforms.MFCC(rate, n_mfcc, melkwargs=mel)
+            self.mfcc = torchaudio.transforms.MFCC(self.sample_rate, n_mfcc, melkwargs=mel)
         self.mfcc.dct_mat = self.mfcc.dct_mat.contiguous()  # safetensors stores nothing else
         _require_no_empty_band(self.mfcc.MelSpectrogram)
 
