@@ -30,7 +30,8 @@ def _package(requirement: str) -> str:
 
 def _declared() -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {_package(each): each.lower() for each in project["dependencies"] + project["optional-dependencies"]["test"]}
+    extras = project["optional-dependencies"]
+    return {_package(each): each.lower() for each in project["dependencies"] + extras["course"] + extras["test"]}
 
 
 def test_imports_go_in_one_direction():
