@@ -69,12 +69,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _data_list(options: argparse.Namespace) -> None:
-    from course_lib import datasets
+    from course_lib.datasets import catalogue
 
-    for dataset in datasets.ENTRIES.values():
+    for dataset in catalogue.known().values():
+        size = [f"{dataset.recordings:,} recordings"] * (dataset.recordings > 0)
+        size += [f"{dataset.megabytes:,} MB"] * (dataset.megabytes > 0)
         where = f"in {dataset.folder}" if dataset.folder.is_dir() else "not on this disk"
-        size = f"{dataset.recordings:,} recordings, {dataset.megabytes:,} MB"
-        print(f"{dataset.name:16} {dataset.title}, {size}, {dataset.licence or 'no licence stated'}; {where}")
+        print(f"{dataset.name:16} {', '.join([dataset.title, *size, dataset.licence or 'no licence stated'])}; {where}")
 
 
 def _data_fetch(options: argparse.Namespace) -> None:
@@ -91,9 +92,11 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    from course_lib.datasets.check import check
+    from course_lib import datasets
+    from course_lib.datasets.check import check, counts
 
-    problems = check(options.name)
+    dataset = datasets.get(options.name)
+    problems = check(dataset, show=lambda recordings: print(counts(recordings).to_string()))
     print("\n".join(problems) if problems else f"{options.name}: everything is there and as it should be")
     return 1 if problems else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from course_lib import CourseError
-from course_lib.datasets.decoded import LONGEST_CLIP_S, Decoded, decode
-from course_lib.datasets.recordings import Recordings
+from course_lib.datasets.decoded import LONGEST_CLIP_S, Decoded, copies, decode
+from course_lib.datasets.recordings import Recordings, first_few
+
+_log = logging.getLogger(__name__)
 
 _EACH = ("start", "length", "labels", "groups", "recording")
 _on_device: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # samples -> {device: their copy, while it is used}
@@ -71,6 +74,12 @@ class Clips:
         if seconds > LONGEST_CLIP_S:
             raise ClipError(f"a clip of {seconds} s; it holds from one sample to {LONGEST_CLIP_S} s, not more")
         decoded = decode(recordings, progress)
+        if same := [" = ".join(names) for names in copies(recordings, decoded)]:
+            _log.warning(
+                "%s holds one recording under several names, which may be on both sides of a split: %s",
+                recordings.name,
+                first_few(same),
+            )
         lengths = np.diff(decoded.offsets)
         group_names, groups = np.unique(recordings.table["group"].to_numpy(str), return_inverse=True)
         if starts is None:

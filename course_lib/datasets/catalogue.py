@@ -32,16 +32,21 @@ def register(dataset: Dataset) -> Dataset:
     return dataset
 
 
+def known() -> dict[str, Dataset]:
+    """All data sets by name, those of `COURSE_DATASETS` among them. Raises DatasetError for a file that is none."""
+    for file in environment.dataset_files():
+        if file not in _FILES_READ:
+            register(_from_file(file))
+            _FILES_READ.add(file)
+    return ENTRIES
+
+
 def get(name: str) -> Dataset:
     """The data set of that name, or a folder of class folders by its path. Raises DatasetError naming those there are.
 
     Notebook: 02_spoken_digits_cnn
     """
-    for file in environment.dataset_files():
-        if file not in _FILES_READ:
-            register(_from_file(file))
-            _FILES_READ.add(file)
-    if name in ENTRIES:
+    if name in known():
         return ENTRIES[name]
     try:
         path = Path(name).expanduser()
@@ -49,8 +54,9 @@ def get(name: str) -> Dataset:
             return folder.dataset(path)
     except (OSError, RuntimeError, ValueError):  # a name that no path can have, or a home that is not there
         pass
-    known = ", ".join(ENTRIES)
-    raise DatasetError(f"there is no data set or folder {name!r}; known: {known}, or a folder of class folders")
+    raise DatasetError(
+        f"there is no data set or folder {name!r}; known: {', '.join(ENTRIES)}, or a folder of class folders"
+    )
 
 
 def _from_file(path: Path) -> Dataset:
@@ -58,12 +64,12 @@ def _from_file(path: Path) -> Dataset:
         spec = importlib.util.spec_from_file_location(f"course_dataset_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a learner's file raises is told with its name
+    except Exception as error:  # the file is a learner's, and may raise anything
         raise DatasetError(f"COURSE_DATASETS: {path} cannot be used ({type(error).__name__}: {error})") from error
-    found = getattr(module, "DATASET", None)
-    if not isinstance(found, Dataset):
+    dataset = getattr(module, "DATASET", None)
+    if not isinstance(dataset, Dataset):
         raise DatasetError(f"COURSE_DATASETS: {path} must end in DATASET = Dataset(...)")
-    return found
+    return dataset
 
 
 def _shipped() -> dict[str, Dataset]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,14 +23,20 @@ MOST_GROUPS = 20
 CLIPPED = 0.001  # of the samples at the highest level: a waveform with its tops cut off
 
 
-def check(wanted: str | Dataset, folder: Path | None = None, progress: bool = True, samples: bool = True) -> list[str]:
+def check(
+    wanted: str | Dataset,
+    folder: Path | None = None,
+    progress: bool = True,
+    samples: bool = True,
+    show: Callable[[Recordings], None] = lambda _: None,
+) -> list[str]:
     """List what is wrong with a data set, given by name, by the path of a folder or as a Dataset; empty: all is well.
 
     `folder` is where it is, its own place unless given. Compares with the catalogue the number of recordings, the size
     of the classes, every sample rate (Hz) and, with a manifest, the label and the samples of every recording; lists
     flat lines and what is too short to be of use. Of one's own sounds it lists clipped recordings and copies of one
-    recording too. `samples=False` leaves the manifest out, for an archive that a checksum verifies. Bad data
-    never raise; an unknown name raises DatasetError.
+    recording too. `samples=False` leaves the manifest out, for an archive that a checksum verifies. `show`
+    is called with the recordings once they are listed. Bad data never raise; an unknown name raises DatasetError.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -38,16 +44,10 @@ def check(wanted: str | Dataset, folder: Path | None = None, progress: bool = Tr
     folder = folder or dataset.folder
     if not folder.is_dir():
         return [f"{folder} does not exist; run: python -m course_lib data fetch {dataset.name}"]
-    problems: list[str] = []
-    try:
-        recordings = dataset.read(folder, "real")
-    except LayoutError as error:
-        problems += error.problems
-        if error.sound is None:
-            return problems
-        recordings = error.sound
-    except (DatasetError, OSError, ValueError, LookupError) as error:
-        return [_shorten(error, folder)]
+    recordings, problems = _list(dataset, folder)
+    if recordings is None:
+        return problems
+    show(recordings)
     problems += _count(dataset, recordings) + dataset.differences(recordings)
     expected_rate = dataset.sample_rate or recordings.sample_rate
     hashes, rates, unreadable, flat, short, clipped = {}, [], [], [], [], []
@@ -71,14 +71,27 @@ def check(wanted: str | Dataset, folder: Path | None = None, progress: bool = Tr
     problems += _listed(f"not at {expected_rate} Hz", rates) + _listed("unreadable", unreadable)
     problems += _listed("flat lines", flat) + _listed(f"shorter than {dataset.shortest_s:g} s", short)
     if dataset.manifest is None and not dataset.archives:
-        same = [" = ".join(names) for names in copies(hashes) if not set(names) & set(flat)]
-        return problems + _listed("clipped", clipped) + _listed("recordings that are there more than once", same)
+        names_of: dict[str | None, list[str]] = {}
+        for name in hashes.keys() - set(flat):
+            names_of.setdefault(hashes[name], []).append(name)
+        same = [" = ".join(sorted(names)) for key, names in names_of.items() if key and len(names) > 1]
+        return problems + _listed("clipped", clipped) + _listed("there under several names", sorted(same))
     labels = dict(zip(recordings.table["recording"], recordings.table["label"], strict=True))
     return problems + (_compare(dataset.manifest, hashes, labels) if samples and dataset.manifest else [])
 
 
+def _list(dataset: Dataset, folder: Path) -> tuple[Recordings | None, list[str]]:
+    """The recordings of a folder as far as they can be listed, and what is wrong with the others. Never raises."""
+    try:
+        return dataset.read(folder, "real"), []
+    except LayoutError as error:
+        return error.sound, list(error.problems)
+    except (DatasetError, OSError, ValueError, LookupError) as error:
+        return None, [_shorten(error, folder)]
+
+
 def counts(recordings: Recordings) -> pd.DataFrame:
-    """How many recordings each class and, up to twenty of them, each group has: a row a group, a column a class.
+    """How many recordings of each class there are, in each group (up to twenty of them) and in all.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -87,15 +100,6 @@ def counts(recordings: Recordings) -> pd.DataFrame:
     counted = pd.crosstab(table["group"], names).reindex(columns=recordings.class_names, fill_value=0)
     total = counted.sum().rename("all").to_frame().T
     return pd.concat([counted, total]) if len(counted) <= MOST_GROUPS else total
-
-
-def copies(hashes: Mapping[str, str | None]) -> list[list[str]]:
-    """The names that share a hash, of recordings given as name -> hash; None is the hash of what cannot be read."""
-    by_hash: dict[str, list[str]] = {}
-    for name, digest in hashes.items():
-        if digest is not None:
-            by_hash.setdefault(digest, []).append(name)
-    return [names for names in by_hash.values() if len(names) > 1]
 
 
 def _dataset(wanted: str | Dataset) -> Dataset:

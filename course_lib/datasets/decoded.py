@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,39 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
             discard(folder)
         _write(recordings, folder, progress)
     raise DatasetError(f"{folder} cannot be read again after it was written; delete it and check the disk")
+
+
+def copies(recordings: Recordings, decoded: Decoded | None = None) -> list[list[str]]:
+    """The names of recordings that are one sound under several names: a list for each such sound.
+
+    Copies on both sides of a split make a score too good. All samples must be equal; silence has no copies.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    decoded = decoded or decode(recordings)
+    names = recordings.table["recording"].astype(str).to_numpy(str)
+    bounds = list(itertools.pairwise(decoded.offsets.tolist()))
+
+    def alike(rows: Iterable[int], key: Callable[[int, int], Hashable]) -> Iterator[list[int]]:
+        by_key: dict[Hashable, list[int]] = {}
+        for row in rows:
+            by_key.setdefault(key(*bounds[row]), []).append(row)
+        return (rows for rows in by_key.values() if len(rows) > 1)
+
+    def excerpt(begin: int, end: int) -> bytes:
+        return decoded.samples[begin : end : max(1, (end - begin) // 64)].tobytes()
+
+    def digest(begin: int, end: int) -> bytes:
+        return hashlib.sha256(decoded.samples[begin:end]).digest()
+
+    same = [
+        rows
+        for of_length in alike(range(len(bounds)), lambda begin, end: end - begin)
+        for of_excerpt in alike(of_length, excerpt)
+        for rows in alike(of_excerpt, digest)
+        if np.ptp(decoded.samples[slice(*bounds[rows[0]])]) > 0
+    ]
+    return [names[rows].tolist() for rows in sorted(same)]
 
 
 def cache_name(recordings: Recordings) -> str:

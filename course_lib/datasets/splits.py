@@ -162,6 +162,18 @@ def hold_out_validation(
 VALIDATION_BY = ("group", "recording", "recording_in_group")
 
 
+def refuse_copies(recordings: Recordings, split: Split, copies: list[list[str]]) -> None:
+    """Raise DatasetError where copies of one recording, as `decoded.copies` lists them, are on both sides."""
+    row_of = {recording: row for row, recording in enumerate(recordings.table["recording"].astype(str))}
+    train, test = set(split.train.tolist()), set(split.test.tolist())
+    torn = [names for names in copies if all(side & {row_of[name] for name in names} for side in (train, test))]
+    if torn:
+        raise DatasetError(
+            f"{recordings.name}: both sides of split {split.name} contain copies of one recording, "
+            f"{first_few([' = '.join(names) for names in torn])}; delete all but one"
+        )
+
+
 def _usable(recordings: Recordings) -> np.ndarray:
     return recordings.find(flagged=False) if "flagged" in recordings.table else np.arange(len(recordings))
 
