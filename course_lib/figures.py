@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +22,13 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from torch import Tensor
 
 from course_lib import audio, environment, evaluation
-from course_lib.datasets import Recordings
+from course_lib.datasets import Recordings, Words
 from course_lib.files import write_whole
 from course_lib.layers import MFCC
 from course_lib.training import History
 
 IMAGE_COLOURS = "magma"
+logger = logging.getLogger(__name__)
 
 
 def use_course_style() -> None:
@@ -37,11 +39,18 @@ def use_course_style() -> None:
 
 
 def save(figure: Figure, name: str, source: str = "real") -> None:
-    """Write a figure to `media/{name}.png`, unless it shows stand-in data or the profile is smoke."""
+    """Write a figure to `media/{name}.png`, unless it shows stand-in data or the profile is smoke.
+
+    Where nothing can be written a warning says so, and the lesson goes on.
+    """
     if source == "real" and environment.profile() != "smoke":
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        write_whole(environment.CHECKOUT / "media" / f"{name}.png", small_png(buffer.getvalue()))
+        path = environment.CHECKOUT / "media" / f"{name}.png"
+        try:
+            write_whole(path, small_png(buffer.getvalue()))
+        except OSError as error:
+            logger.warning("the figure is not written to %s: %s", path, error)
 
 
 def small_png(png: bytes) -> bytes:
@@ -108,21 +117,21 @@ def spectrogram(
     return axes
 
 
-def two_digits(recordings: Recordings, rows: Sequence[int]) -> Figure:
-    """Spectrograms of recordings side by side on one frequency axis."""
+def side_by_side(recordings: Recordings, rows: Sequence[int], title: str) -> Figure:
+    """Spectrograms of recordings side by side on one frequency axis, each under the name of its class."""
     figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3), sharey=True)
-    for row, place in zip(rows, axes, strict=True):
+    for row, panel in zip(rows, axes, strict=True):
         entry = recordings.table.iloc[row]
-        image = _plain_image(place, stft_decibels(recordings.waveform(row)), recordings, entry)
-        place.set(title=f"“{recordings.class_names[entry['label']]}”", xlabel="time (s)")
+        image = _plain_image(panel, stft_decibels(recordings.waveform(row)), recordings, entry)
+        panel.set(title=f"“{recordings.class_names[entry['label']]}”", xlabel="time (s)")
     axes[0].set_ylabel("frequency (Hz)")
     figure.colorbar(image, ax=axes, label="level (dB)")
-    figure.suptitle(labelled(f"Different digits look different (speaker {entry['group']})", recordings.source))
+    figure.suptitle(labelled(title, recordings.source))
     return figure
 
 
-def takes_by_digits(recordings: Recordings, group: str, takes: int = 4) -> Figure:
-    """A grid of spectrograms of one speaker: a column for each class, a row for each take."""
+def takes_by_class(recordings: Recordings, group: str, title: str, takes: int = 4) -> Figure:
+    """A grid of spectrograms of one group: a column for each class, a row for each of its recordings."""
     classes = len(recordings.class_names)
     figure, axes = plt.subplots(takes, classes, figsize=(classes, 0.95 * takes), squeeze=False)
     for label in range(classes):
@@ -130,11 +139,11 @@ def takes_by_digits(recordings: Recordings, group: str, takes: int = 4) -> Figur
             level = stft_decibels(recordings.waveform(row), hop_length=128, top_db=60)
             _plain_image(axes[take, label], level, recordings, recordings.table.iloc[row])
         axes[0, label].set_title(recordings.class_names[label])
-    for place in axes.flat:
-        place.set(xticks=[], yticks=[])
+    for panel in axes.flat:
+        panel.set(xticks=[], yticks=[])
     figure.supxlabel("time, each picture as long as its recording", fontsize="small")
     figure.supylabel(f"0 to {recordings.sample_rate // 2:,} Hz", fontsize="small")
-    figure.suptitle(labelled(f"Takes of one digit (columns) resemble each other: speaker {group}", recordings.source))
+    figure.suptitle(labelled(title, recordings.source))
     return figure
 
 
@@ -163,14 +172,14 @@ def training_curves(history: History, title: str, figure: Figure | None = None) 
     figure = figure or plt.figure(figsize=(9, 3))
     figure.clear()
     table = history.table()
-    for place, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for panel, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, style in (("train", "-"), ("validation", "--")):
             values = table[f"{part}_{quantity}"]
             if values.notna().any():
-                place.plot(table.index, values, style, label={"train": "training"}.get(part, part))
-        place.set(xlabel="epoch", ylabel=quantity)
-    place.set_ylim(top=1.0)
-    place.legend()
+                panel.plot(table.index, values, style, label={"train": "training"}.get(part, part))
+        panel.set(xlabel="epoch", ylabel=quantity)
+    panel.set_ylim(top=1.0)
+    panel.legend()
     figure.suptitle(title)
     return figure
 
@@ -194,33 +203,40 @@ class LiveCurves:
             self.shown = True
 
 
-def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str) -> Figure:
-    """Confusion matrices side by side, in percent of each true class; zeros are left blank."""
+def confusions(
+    matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str, words: Words | None = None
+) -> Figure:
+    """Confusion matrices side by side, in percent of each true class; zeros are left blank.
+
+    `words` are those of the data set, for the axes.
+    """
+    words = words or Words()
     figure, axes = plt.subplots(1, len(matrices), figsize=(5 * len(matrices), 4.4), squeeze=False)
-    for place, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+    for panel, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
         percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         text = np.where(percent > 0, np.char.mod("%.0f", percent), "")
         sns.heatmap(
             percent, annot=text, fmt="", cmap="cividis", vmin=0, vmax=100, cbar=False, square=True, linewidths=0.3,
-            xticklabels=list(class_names), yticklabels=list(class_names), annot_kws={"size": 8}, ax=place,
+            xticklabels=list(class_names), yticklabels=list(class_names), annot_kws={"size": 8}, ax=panel,
         )  # fmt: skip
-        place.set(xlabel="heard as", ylabel="spoken", title=name)
+        panel.set(xlabel=words.predicted, ylabel=words.true, title=name)
     figure.suptitle(title)
     return figure
 
 
-def scores_by_group(scores: pd.DataFrame, title: str, group_label: str = "left-out speaker") -> Figure:
-    """Accuracy in percent by group: a dot for each seed, a line at each recipe's mean.
+def scores_by_group(scores: pd.DataFrame, title: str, chance: float, group: str = "group") -> Figure:
+    """Accuracy in percent by left-out group: a dot for each seed, a line at each recipe's mean.
 
-    `scores` has the columns group, accuracy (fraction) and recipe.
+    `scores` has the columns group, accuracy (fraction) and recipe; `chance` is the accuracy of guessing (fraction),
+    `group` what the groups are called.
     """
     figure, axes = plt.subplots(figsize=(8, 3.6))
     table = scores.assign(percent=100 * scores["accuracy"])
     sns.stripplot(table, x="group", y="percent", hue="recipe", dodge=True, size=7, alpha=0.8, ax=axes)
     for colour, (_, part) in zip(sns.color_palette(), table.groupby("recipe", sort=False), strict=False):
         axes.axhline(part["percent"].mean(), color=colour, linewidth=1, linestyle="--")
-    axes.axhline(10, color="grey", linewidth=1, linestyle=":")
-    axes.set(xlabel=group_label, ylabel="accuracy (%)", ylim=(0, 101), title=title)
+    axes.axhline(100 * chance, color="grey", linewidth=1, linestyle=":")
+    axes.set(xlabel=f"left-out {group}", ylabel="accuracy (%)", ylim=(0, 101), title=title)
     axes.legend(title=None, loc="lower right")
     return figure
 
@@ -228,14 +244,14 @@ def scores_by_group(scores: pd.DataFrame, title: str, group_label: str = "left-o
 def embedding(points: np.ndarray, colourings: Mapping[str, Sequence[str]], title: str) -> Figure:
     """A two-dimensional embedding (points, 2), drawn once for each way to colour it."""
     figure, axes = plt.subplots(1, len(colourings), figsize=(5.5 * len(colourings), 4.4), squeeze=False)
-    for place, (name, values) in zip(axes[0], colourings.items(), strict=True):
+    for panel, (name, values) in zip(axes[0], colourings.items(), strict=True):
         order = sorted(set(values))
         palette = "tab10" if len(order) > 6 else "colorblind"
         sns.scatterplot(
-            x=points[:, 0], y=points[:, 1], hue=values, hue_order=order, palette=palette, s=14, linewidth=0, ax=place
+            x=points[:, 0], y=points[:, 1], hue=values, hue_order=order, palette=palette, s=14, linewidth=0, ax=panel
         )
-        place.set(title=f"coloured by {name}", xticks=[], yticks=[])
-        place.legend(title=None, fontsize="x-small", markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
+        panel.set(title=f"coloured by {name}", xticks=[], yticks=[])
+        panel.legend(title=None, fontsize="x-small", markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title)
     return figure
 
@@ -248,36 +264,38 @@ def heat_over_images(images: Tensor, heats: Tensor, titles: Sequence[str], title
         axes[1, column].imshow(image, origin="lower", aspect="auto", cmap="gray")
         axes[1, column].imshow(heat, origin="lower", aspect="auto", cmap="inferno", alpha=0.55, vmin=0, vmax=1)
         axes[0, column].set_title(name)
-    for place in axes.flat:
-        place.set(xticks=[], yticks=[])
+    for panel in axes.flat:
+        panel.set(xticks=[], yticks=[])
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("with evidence")
     figure.suptitle(title)
     return figure
 
 
-def in_noise(scores: pd.DataFrame, title: str) -> Figure:
+def in_noise(scores: pd.DataFrame, title: str, chance: float) -> Figure:
     """Accuracy in percent against the signal-to-noise ratio, a panel for each kind of noise, a line for each model.
 
-    `scores` is what `evaluation.accuracy_in_noise` returns.
+    `scores` is what `evaluation.accuracy_in_noise` returns, `chance` the accuracy of guessing (fraction).
     """
     kinds = [kind for kind in scores["noise"].unique() if kind != "none"]
     figure, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), sharey=True, squeeze=False)
     models = list(scores["model"].unique())
-    for place, kind in zip(axes[0], kinds, strict=True):
+    for panel, kind in zip(axes[0], kinds, strict=True):
         part = scores[scores["noise"] == kind].assign(percent=lambda table: 100 * table["accuracy"])
         lines = {"hue": "model", "hue_order": models, "style": "model", "markers": True, "dashes": False}
-        sns.lineplot(part, x="snr", y="percent", **lines, legend=kind == kinds[-1], ax=place)
-        place.axhline(10, color="grey", linewidth=1, linestyle=":")
-        place.set(xlabel="signal-to-noise ratio (dB)", ylabel="accuracy (%)", title=kind, ylim=(0, 101))
-        place.invert_xaxis()
+        sns.lineplot(part, x="snr", y="percent", **lines, legend=kind == kinds[-1], ax=panel)
+        panel.axhline(100 * chance, color="grey", linewidth=1, linestyle=":")
+        panel.set(xlabel="signal-to-noise ratio (dB)", ylabel="accuracy (%)", title=kind, ylim=(0, 101))
+        panel.invert_xaxis()
     axes[0, -1].legend(title=None, fontsize="small")
     figure.suptitle(title)
     return figure
 
 
-def two_class_curves(decided: Mapping[str, pd.DataFrame], title: str) -> Figure:
+def two_class_curves(decided: Mapping[str, pd.DataFrame], title: str, positive: str) -> Figure:
     """ROC, precision against recall, calibration and abstention of several models, from `experiments.decisions` each.
+
+    `positive` is the name of class 1.
 
     Notebook: 05_heart_sounds_physionet
     """
@@ -287,13 +305,14 @@ def two_class_curves(decided: Mapping[str, pd.DataFrame], title: str) -> Figure:
         RocCurveDisplay.from_predictions(*given, name=name, ax=axes[0, 0])
         PrecisionRecallDisplay.from_predictions(*given, name=name, ax=axes[0, 1])
         CalibrationDisplay.from_predictions(*given, n_bins=8, strategy="quantile", name=name, ax=axes[1, 0])
-        kept = evaluation.abstention(table["label"], table["margin"])
-        axes[1, 1].plot(100 * kept["coverage"], 100 * kept["macc"], marker=".", label=name)
+        shares = evaluation.abstention(table["label"], table["margin"])
+        axes[1, 1].plot(100 * shares["coverage"], 100 * shares["balanced_accuracy"], marker=".", label=name)
     labels = [("false positive rate", "sensitivity"), ("sensitivity", "precision")]
-    labels += [("predicted probability of abnormal", "share that is abnormal"), ("decided, the surest (%)", "MAcc (%)")]
-    for place, (x, y) in zip(axes.flat, labels, strict=True):
-        place.set(xlabel=x, ylabel=y)
-        place.legend(fontsize="small")
+    labels += [(f"predicted probability of {positive}", f"share that is {positive}")]
+    labels += [("decided, the surest (%)", "balanced accuracy (%)")]
+    for panel, (x, y) in zip(axes.flat, labels, strict=True):
+        panel.set(xlabel=x, ylabel=y)
+        panel.legend(fontsize="small")
     figure.suptitle(title)
     return figure
 
@@ -311,10 +330,10 @@ def filters(responses: np.ndarray, sample_rate: int, title: str) -> Figure:
     return figure
 
 
-def estimates(table: pd.DataFrame, title: str, chance: float | None = 10.0) -> Figure:
+def estimates(table: pd.DataFrame, title: str, chance: float | None = None) -> Figure:
     """Accuracies with intervals as dots and bars: columns name, mean, low and high (fractions); a row each, in order.
 
-    A column `protocol`, where there is one, colours the dots.
+    A column `protocol`, where there is one, colours the dots. `chance` is the accuracy of guessing (fraction).
     """
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.36 * table["name"].nunique()))
     names = list(table["name"].unique())
@@ -334,7 +353,7 @@ def estimates(table: pd.DataFrame, title: str, chance: float | None = 10.0) -> F
             label=kind and kind.replace("_", " "),
         )
     if chance is not None:
-        axes.axvline(chance, color="grey", linewidth=1, linestyle=":")
+        axes.axvline(100 * chance, color="grey", linewidth=1, linestyle=":")
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy (%)", title=title, xlim=(0, 101))
     axes.set_ylim(len(names) - 0.5, -0.5)
     if len(kinds) > 1:
@@ -355,18 +374,18 @@ def benchmark(report: Mapping[str, Any], ours: str) -> Figure:
     table["memory"] = (table["saved_mb"] / table["case"].map(kept).clip(lower=1e-3)).where(table["saved_mb"] > 0)
     figure, axes = plt.subplots(1, 2, figsize=(11, 1.6 + 0.45 * table["case"].nunique()), sharey=True)
     titles = {"step_to_ours": "time of a training step", "memory": "memory kept for it"}
-    for place, (column, title) in zip(axes, titles.items(), strict=True):
+    for panel, (column, title) in zip(axes, titles.items(), strict=True):
         looks = {"hue": "candidate", "style": "candidate", "s": 90, "legend": column == "memory"}
-        sns.scatterplot(table, y="case", x=column, **looks, ax=place)
-        place.axvline(1, color="black", linewidth=1)
-        place.set(xscale="log", xlabel=f"times “{ours}”", ylabel="", title=title)
+        sns.scatterplot(table, y="case", x=column, **looks, ax=panel)
+        panel.axvline(1, color="black", linewidth=1)
+        panel.set(xscale="log", xlabel=f"times “{ours}”", ylabel="", title=title)
     axes[1].legend(title=None, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _plain_image(place: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> AxesImage:
+def _plain_image(panel: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> AxesImage:
     seconds = audio.seconds(entry["path"])
-    place.grid(False)
+    panel.grid(False)
     extent = (0, seconds, 0, recordings.sample_rate / 2)
     shown = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "cmap": IMAGE_COLOURS}
-    return place.imshow(image, extent=extent, **shown)
+    return panel.imshow(image, extent=extent, **shown)
