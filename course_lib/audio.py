@@ -23,6 +23,8 @@ _QUIET_STEPS = 8  # a median sample of so many steps is rounded to 16 bits with 
 _INAUDIBLE = 2.0**-24  # of the peak
 _LARGEST_KERNEL = 2**21  # numbers in the filter of torchaudio's resampling
 _MOST_FRAMES = 2**40
+_MP3_PADDING = 4 * 1152  # more than encoders put before and after the sound
+_MOST_SAMPLES = 2**30  # after resampling: six hours at 44.1 kHz
 
 
 class AudioError(CourseError, ValueError):
@@ -39,7 +41,12 @@ def read(path: str | Path, sample_rate: int | None = None) -> Tensor:
     """
     channels, file_rate = read_channels(path)
     waveform = channels[0] if len(channels) == 1 else _mean(channels, path)
-    return waveform if sample_rate is None else resample(waveform, file_rate, sample_rate)
+    if sample_rate is None:
+        return waveform
+    try:
+        return resample(waveform, file_rate, sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from None
 
 
 def read_channels(path: str | Path) -> tuple[Tensor, int]:
@@ -99,6 +106,9 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     from_rate, to_rate = int(from_rate), int(to_rate)
     if from_rate == to_rate:
         return waveform
+    samples = -(-waveform.shape[-1] * to_rate // from_rate)
+    if samples > _MOST_SAMPLES:
+        raise AudioError(f"{samples:,} samples at {to_rate} Hz are too many; is the sample rate of the sound right?")
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
     if new * (old + 13 * max(1, old // new)) <= _LARGEST_KERNEL:  # a filter for each of the new samples
@@ -108,10 +118,9 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     rows = waveform.reshape(-1, waveform.shape[-1])
     if rows.numel() == 0:
         return waveform
-    samples = -(-waveform.shape[-1] * to_rate // from_rate)  # as many as torchaudio gives
     resampled = soxr.resample(rows.T.numpy(), from_rate, to_rate, "VHQ")
     resampled = torch.from_numpy(np.ascontiguousarray(resampled.T)).reshape(*waveform.shape[:-1], -1)
-    return fix_length(resampled, samples)
+    return fix_length(resampled, samples)  # as many as torchaudio gives
 
 
 def fix_length(waveform: Tensor, samples: int) -> Tensor:
@@ -181,8 +190,8 @@ def _open(path: Path) -> sf.SoundFile:
             f"claims a sample rate of {file.samplerate} Hz; "
             f"expected {LOWEST_RATE} to {HIGHEST_RATE} Hz, so its header is probably damaged"
         )
-    elif file.format == "MP3" and not containers.tells_length(path):
-        problem = "is an MP3 file whose header tells no length (Xing or Info); convert it to WAV or FLAC"
+    elif file.format == "MP3" and abs(containers.mp3_samples(path) - file.frames) > _MP3_PADDING:
+        problem = "is an MP3 file whose header tells no length (Xing or Info), or another; convert it to WAV or FLAC"
     if problem:
         file.close()
         raise AudioError(f"{path} {problem}")

@@ -278,24 +278,27 @@ def test_other_containers_are_named(tmp_path: Path, container: str, name: str) -
     assert f"is a {container} file; convert it to WAV or FLAC" in refused(tmp_path / name)
 
 
-def test_an_ogg_with_a_page_less_or_with_a_second_stream_is_refused(tmp_path: Path) -> None:
+def test_an_ogg_with_a_page_less_a_damaged_one_or_a_second_stream_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.ogg"
     content = long_tone(path, "OGG", "VORBIS")
     pages = content.split(b"OggS")
     path.write_bytes(b"OggS".join(pages[:4] + pages[5:]))
     assert "pages are missing" in refused(path)
+    path.write_bytes(content[:9000] + bytes([content[9000] ^ 1]) + content[9001:])
+    assert "a checksum is wrong" in refused(path)
     path.write_bytes(content + content)
     assert "several OGG streams" in refused(path)
     path.write_bytes(content + b"TAG" + bytes(125))
     assert len(audio.read(path)) == 80_000
 
 
-def test_an_mp3_that_does_not_tell_its_length_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp3"
-    content = long_tone(path, "MP3")
+@pytest.mark.parametrize("samples", [3000, 80_000])
+def test_an_mp3_that_does_not_tell_its_length_is_refused(tmp_path: Path, samples: int) -> None:
+    path = write(tmp_path / "a.mp3", tone(samples))
+    content = path.read_bytes()
     path.write_bytes(b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + content)
-    assert len(audio.read(path)) == 80_000
-    path.write_bytes(content[content.index(content[:2], 4) :])  # libsndfile would read a part of it
+    assert len(audio.read(path)) == samples
+    path.write_bytes(content[content.index(content[:2], 4) :])  # libsndfile would guess how long it is
     assert "tells no length" in refused(path)
 
 
@@ -339,6 +342,11 @@ def test_a_streamed_rf64_is_read_to_its_end(tmp_path: Path) -> None:
         content[20:36] = struct.pack("<QQ", size, size)
         path.write_bytes(content)
         assert torch.equal(audio.read(path), whole)
+
+
+def test_a_wav_of_endless_chunks_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF\xff\xff\xff\xffWAVE" + bytes(2**23))
+    assert "leads to no samples" in refused(tmp_path / "a.wav")
 
 
 def test_what_follows_an_empty_data_chunk_is_no_sound(tmp_path: Path) -> None:
@@ -402,6 +410,11 @@ def test_odd_rates_are_resampled_at_a_bounded_cost(from_rate: int, to_rate: int)
 def test_rates_that_cannot_be_are_refused(tmp_path: Path, to_rate: float) -> None:
     with pytest.raises(AudioError, match="a sample rate of"):
         audio.read(write(tmp_path / "a.wav"), to_rate)
+
+
+def test_a_damaged_rate_does_not_fill_the_memory() -> None:
+    with pytest.raises(AudioError, match="too many; is the sample rate"):
+        audio.resample(torch.zeros(1).expand(2**22), 100, 44_100)
 
 
 def test_huge_samples_are_refused_before_they_become_infinite(tmp_path: Path) -> None:
