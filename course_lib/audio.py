@@ -27,20 +27,23 @@ _MP3_PADDING = 4 * 1152  # more than encoders put before and after the sound
 _MOST_SAMPLES = 2**30  # after resampling: six hours at 44.1 kHz
 
 
+CHANNELS = ("mean", "left", "right", "side")
+
+
 class AudioError(CourseError, ValueError):
     """A sound file cannot be used; the message names the file and the reason."""
 
 
-def read(path: str | Path, sample_rate: int | None = None) -> Tensor:
+def read(path: str | Path, sample_rate: int | None = None, channel: str = "mean") -> Tensor:
     """Read a sound file as a mono waveform, shape (samples,), float32; full scale is 1.
 
-    Channels are averaged. With `sample_rate` (Hz) the waveform is resampled to it, otherwise it keeps its own.
-    Raises AudioError as `read_channels` does, and for channels that cancel each other.
+    Channels are averaged; of two channels `channel` may be left, right or side, half their difference. With `sample_rate` (Hz) the waveform is resampled to it, otherwise it keeps its own.
+    Raises AudioError as `read_channels` does, for channels that cancel each other, and for the side of other than two.
 
     Notebook: 01_waveforms_and_spectrograms
     """
     channels, file_rate = read_channels(path)
-    waveform = channels[0] if len(channels) == 1 else _mean(channels, path)
+    waveform = _mixed(channels, channel, path)
     if sample_rate is None:
         return waveform
     try:
@@ -118,8 +121,8 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     rows = waveform.reshape(-1, waveform.shape[-1])
     if rows.numel() == 0:
         return waveform
-    resampled = soxr.resample(rows.T.numpy(), from_rate, to_rate, "VHQ")
-    resampled = torch.from_numpy(np.ascontiguousarray(resampled.T)).reshape(*waveform.shape[:-1], -1)
+    resampled = soxr.resample(rows.T.cpu().numpy(), from_rate, to_rate, "VHQ")
+    resampled = torch.from_numpy(resampled.T.copy()).to(waveform.device).reshape(*waveform.shape[:-1], -1)
     return fix_length(resampled, samples)  # as many as torchaudio gives
 
 
@@ -150,6 +153,18 @@ def fits_int16(waveform: Tensor) -> bool:
     steps = np.abs(steps)
     audible = steps[steps > _INAUDIBLE * steps.max()]
     return len(audible) == 0 or bool(np.median(audible) >= _QUIET_STEPS)
+
+
+def _mixed(channels: Tensor, channel: str, path: str | Path) -> Tensor:
+    if channel not in CHANNELS:
+        raise AudioError(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
+    if channel == "side":
+        if len(channels) != 2:
+            raise AudioError(f"{path} has {len(channels)} channels, so it has no side; read another channel")
+        return (channels[0] - channels[1]) / 2
+    if channel == "mean":
+        return channels[0] if len(channels) == 1 else _mean(channels, path)
+    return channels[0 if channel == "left" else -1]
 
 
 def _mean(channels: Tensor, path: str | Path) -> Tensor:
@@ -191,7 +206,7 @@ def _open(path: Path) -> sf.SoundFile:
             f"expected {LOWEST_RATE} to {HIGHEST_RATE} Hz, so its header is probably damaged"
         )
     elif file.format == "MP3" and abs(containers.mp3_samples(path) - file.frames) > _MP3_PADDING:
-        problem = "is an MP3 file whose header tells no length (Xing or Info), or another; convert it to WAV or FLAC"
+        problem = "is an MP3 file whose header tells no length, or a wrong one; convert it to WAV or FLAC"
     if problem:
         file.close()
         raise AudioError(f"{path} {problem}")
