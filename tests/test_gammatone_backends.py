@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pickle import UnpicklingError
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank
 from course_lib.layers.gammatone import response
-from course_lib.layers.gammatone.backends import operator, plan
+from course_lib.layers.gammatone.backends import numba_kernel, operator, plan, recursive
 from course_lib.layers.gammatone.pooling import Pooling
 
 BACKENDS = ["reference", "fft", "recursive"]
@@ -299,17 +301,76 @@ def test_numba_waits_until_it_is_needed() -> None:
     assert done.stdout.split() == ["False"], done.stderr
 
 
-def test_what_is_kept_for_the_backward_pass_is_small() -> None:
-    kept: dict[int, int] = {}
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    """No kernel has been compiled yet in this process, before and after the test."""
+    for cached in (recursive._kernel, recursive._warn_once):
+        cached.cache_clear()
+    yield
+    for cached in (recursive._kernel, recursive._warn_once):
+        cached.cache_clear()
+
+
+class Kernel:
+    """Stands for a compiled kernel that is called for the first time."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __call__(self, *arguments: object) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+def test_where_nothing_can_be_stored_the_kernel_is_compiled_in_memory_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere() -> Kernel:
+        raise RuntimeError("cannot cache function '_run': no locator available")
+
+    monkeypatch.setattr(numba_kernel, "stored", nowhere)
+    monkeypatch.setattr(numba_kernel, "unstored", Kernel)
+    with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR to a folder that can be written") as warned:
+        kernels = [recursive._kernel(order) for order in (4, 5)]
+    assert all(isinstance(kernel, Kernel) for kernel in kernels) and len(warned) == 1
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+def test_damaged_machine_code_is_deleted_and_compiled_again(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    kernels, deleted = [Kernel(UnpicklingError("truncated")), Kernel()], []
+    monkeypatch.setattr(numba_kernel, "stored", lambda: kernels[len(deleted)])
+    monkeypatch.setattr(numba_kernel, "delete_stored", deleted.append)
+    assert recursive._kernel(4) is kernels[1]
+    assert deleted == kernels[:1] and not recwarn.list
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+@pytest.mark.parametrize("error", [OSError("no space left on device"), PermissionError("read-only")])
+def test_a_disk_that_takes_nothing_stops_nobody(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(kernel: Kernel) -> None:
+        raise error
+
+    monkeypatch.setattr(numba_kernel, "stored", lambda: Kernel(error))
+    monkeypatch.setattr(numba_kernel, "delete_stored", refuse)
+    monkeypatch.setattr(numba_kernel, "unstored", Kernel)
+    with pytest.warns(RuntimeWarning, match=str(error)):
+        recursive._kernel(4)
+
+
+def test_what_is_saved_for_the_backward_pass_is_small() -> None:
+    saved: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
     layer, waveforms = GammatoneFilterbank(64, 16000), noises(1, 32000)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         image = layer(waveforms)
-    assert sum(kept.values()) < 6 * image.numel() * image.element_size()
+    assert sum(saved.values()) < 6 * image.numel() * image.element_size()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

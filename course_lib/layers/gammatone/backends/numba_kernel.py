@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,12 +208,23 @@ def _filter(
         first = stop
 
 
-def compiled(*, cached: bool) -> Callable[..., None]:
-    """`_run`, compiled at its first call; with `cached` numba looks for machine code on disk and stores it there.
+def stored() -> Callable[..., None]:
+    """`_run`, compiled at its first call unless its machine code is on disk, beside this file or in the user's cache.
 
-    Raises RuntimeError where numba can write neither beside this file nor to the user's cache folder.
+    Raises RuntimeError where numba can write to neither; its first call raises anything where the files are damaged.
     """
-    return njit(nogil=True, cache=cached)(_run)
+    return njit(nogil=True, cache=True)(_run)
+
+
+def delete_stored(kernel: Callable[..., None]) -> None:
+    """Delete what `stored` has on disk. Raises OSError."""
+    for path in Path(kernel.stats.cache_path).glob("numba_kernel.*.nb[ic]"):
+        path.unlink(missing_ok=True)
+
+
+def unstored() -> Callable[..., None]:
+    """`_run`, compiled at its first call, for this process alone."""
+    return njit(nogil=True)(_run)
 
 
 def _run(

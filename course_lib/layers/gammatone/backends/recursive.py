@@ -74,10 +74,15 @@ def _kernel(order: int) -> Callable[..., None]:
     maps = 3 * (np.zeros((0, 0, 0), np.float32),)
     nothing = (clip, filters, filters, filters, *plan.coefficients(order), np.zeros(1, np.int64), frames, 1, 1, maps)
     try:
-        kernel = numba_kernel.compiled(cached=True)
-        kernel(*nothing, 0, 0)
-    except Exception as error:  # whatever numba and pickle say of a folder or a file that cannot be used
-        kernel = numba_kernel.compiled(cached=False)
+        kernel = numba_kernel.stored()
+        try:
+            kernel(*nothing, 0, 0)
+        except Exception:  # whatever pickle says of damaged files
+            numba_kernel.delete_stored(kernel)
+            kernel = numba_kernel.stored()
+            kernel(*nothing, 0, 0)
+    except Exception as error:  # whatever numba says of a folder that cannot be used
+        kernel = numba_kernel.unstored()
         kernel(*nothing, 0, 0)
         _warn_once(f"{type(error).__name__}: {error}".splitlines()[0])
     seconds = time.perf_counter() - began
@@ -89,8 +94,8 @@ def _kernel(order: int) -> Callable[..., None]:
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(
-        f"the compiled gammatone filters cannot be stored or read ({reason}), so this process compiled them for itself;"
-        " set NUMBA_CACHE_DIR to a folder that can be written to save these seconds",
+        f"the compiled gammatone filters cannot be stored ({reason}), so every process compiles them again;"
+        " set NUMBA_CACHE_DIR to a folder that can be written",
         RuntimeWarning,
         stacklevel=2,
     )
