@@ -128,6 +128,12 @@ def test_any_network_gets_a_second_head(network) -> None:
     assert model.front_end is model.network.front_end
 
 
+@pytest.mark.parametrize(("n_domains", "weight"), [(0, 1.0), (2, -1.0), (2, math.nan), (2, math.inf)])
+def test_an_impossible_domain_head_is_refused(n_domains: int, weight: float) -> None:
+    with pytest.raises(ValueError, match="n_domains is at least 1 and weight at least 0"):
+        adversarial(weight, n_domains)
+
+
 def test_the_domain_head_descends_and_the_features_ascend() -> None:
     model, waveforms, domains = adversarial(0.5), torch.randn(6, SAMPLES), torch.arange(6) % 2
     functional.cross_entropy(model.domain_logits(model.embed(waveforms)), domains).backward()

@@ -93,6 +93,16 @@ def test_evaluation_repeats_and_clips_do_not_influence_each_other(name: str) -> 
 
 
 @every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_in_another_precision_give_logits_in_it(name: str, dtype: torch.dtype) -> None:
+    model, (waveforms, _) = made(name).to(dtype), tones(3)
+    with torch.no_grad():
+        for given in (waveforms, waveforms.to(dtype)):
+            logits = model(given)
+            assert logits.dtype == dtype and logits.isfinite().all()
+
+
+@every
 def test_silence_has_finite_logits(name: str) -> None:
     with torch.no_grad():
         assert made(name)(torch.zeros(1, SAMPLES)).isfinite().all()

@@ -59,6 +59,10 @@ class Classifier(nn.Module):
         head = cross_entropy(self(waveforms), labels, label_smoothing)
         return Losses(head[0], {"train": head})
 
+    def in_own_precision(self, values: Tensor) -> Tensor:
+        """Waveforms or images in the precision of the weights."""
+        return values.to(self.last_layer.weight.dtype)
+
     def set_progress(self, progress: float) -> None:
         """Adapt to the progress of the training, from 0 to 1; called before each step. Most networks do nothing."""
 

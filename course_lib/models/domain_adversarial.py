@@ -27,6 +27,8 @@ class DomainAdversarial(Classifier):
 
     def __init__(self, network: Classifier, n_domains: int, hidden: int = 100, weight: float = 1.0) -> None:
         super().__init__()
+        if n_domains < 1 or not 0 <= weight < math.inf:
+            raise ValueError(f"n_domains is at least 1 and weight at least 0, not {n_domains} and {weight}")
         self.network, self.n_domains, self.weight = network, n_domains, weight
         features = next(layer.in_features for layer in network.classify.modules() if isinstance(layer, nn.Linear))
         self.reversal = GradientReversal(weight)

@@ -47,7 +47,8 @@ class SampleCNN(Classifier):
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, channels)."""
         require_clips(waveforms, self.clip_samples)
-        return self.features(self.front_end(waveforms)[:, None, None]).mean(dim=(2, 3))
+        waveforms = self.in_own_precision(self.front_end(waveforms))
+        return self.features(waveforms[:, None, None]).mean(dim=(2, 3))
 
 
 def strided_layers(stride: int, bias: bool = True) -> nn.Sequential:
@@ -87,8 +88,8 @@ class StridedSampleCNN(Classifier):
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 64 * frames)."""
         require_clips(waveforms, self.clip_samples)
-        waveforms = self.front_end(waveforms)[:, None]
-        return self.features(waveforms * 32_768 if self.unscaled else waveforms).flatten(1)
+        waveforms = self.front_end(waveforms) * (32_768 if self.unscaled else 1)
+        return self.features(self.in_own_precision(waveforms)[:, None]).flatten(1)
 
 
 def frames_left(clip_samples: int, stride: int) -> int:

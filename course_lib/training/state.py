@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from pathlib import Path
@@ -27,9 +26,10 @@ def save(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) ->
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    text = json.dumps(about)
+    # One text, because the order of several is random in the file.
+    text = json.dumps(about | {"sha256": _digest(tensors, about)})
     try:
-        content = safetensors.torch.save(tensors, {"about": text, "sha256": _digest(tensors, text)})
+        content = safetensors.torch.save(tensors, {"about": text})
         write_whole(Path(path).expanduser(), content)
     except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
@@ -38,22 +38,21 @@ def save(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) ->
 def load(path: str | Path, digest_required: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote: the tensors and the description. Raises CheckpointError.
 
-    Weights that were kept before there were digests lack one, and are taken unless it is required.
+    Weights from before there were digests lack one, and are taken unless it is required.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        about = json.loads(metadata["about"])
-        digest = metadata.get("sha256")
-        if not isinstance(about, dict) or not metadata.keys() <= {"about", "sha256"}:
+        if not isinstance(about, dict):
             raise ValueError("its description is not as expected")
-        if digest is None and digest_required:
+        digest = about.pop("sha256", None)
+        if digest is None and (digest_required or "model" in about):
             raise ValueError("it has no checksum")
-        if digest not in (None, _digest(tensors, metadata["about"])):
+        if digest not in (None, _digest(tensors, about)):
             raise ValueError("its checksum is wrong")
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -79,12 +78,13 @@ def load_model(path: str | Path, model: nn.Module) -> dict[str, Any]:
     """
     tensors, about = load(path)
     saved, own = about.pop("model", {}), _kind(model)
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     try:
         if other := [name for name in saved.keys() & own.keys() if saved[name] != own[name]]:
             raise ValueError("; ".join(f"{name} is {saved[name]} there and {own[name]} here" for name in sorted(other)))
-        copy.deepcopy(model).load_state_dict(tensors)  # a failure half-way would leave a mixture
         model.load_state_dict(tensors)
     except (RuntimeError, ValueError, TypeError, AttributeError, CourseError) as error:
+        model.load_state_dict(before)  # a failure half-way leaves a mixture
         raise CheckpointError(f"{path} holds the weights of another model: {error}") from None
     return about
 
@@ -116,8 +116,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return settings
 
 
-def _digest(tensors: dict[str, Tensor], about: str) -> str:
-    digest = hashlib.sha256(about.encode("utf-8", "surrogatepass"))
+def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
