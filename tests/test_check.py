@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 import soundfile as sf
 import torch
 
-from course_lib.datasets import fsdd
-from course_lib.datasets.check import check, fingerprint, write_manifest
+from course_lib.__main__ import main
+from course_lib.datasets import Recordings, fsdd, load
+from course_lib.datasets.check import check, counts, fingerprint, write_manifest
 from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.recordings import DatasetError
 
@@ -213,6 +215,77 @@ def test_a_manifest_that_cannot_be_used(content: str | None, tiny: Dataset, tmp_
         path.write_text(content)
     (problem,) = check(replace(tiny, manifest=path), progress=False)
     assert str(path) in problem
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of one's own sounds: three of each of two classes, in two groups."""
+    noise = np.random.default_rng(1)
+    for label in ("cat", "dog"):
+        for group, number in (("rex", 1), ("rex", 2), ("tom", 3)):
+            path = tmp_path / "own" / label / group / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sf.write(path, noise.uniform(-0.5, 0.5, 400), 8000, subtype="PCM_16")
+    return tmp_path / "own"
+
+
+def test_ones_own_sounds_that_are_in_order_pass(own: Path) -> None:
+    assert check(str(own), progress=False) == []
+
+
+def test_everything_that_is_wrong_with_ones_own_sounds_is_listed(own: Path) -> None:
+    noise = np.random.default_rng(2)
+    sf.write(own / "cat" / "tom" / "flat.wav", np.zeros(400), 8000)
+    sf.write(own / "cat" / "tom" / "flat too.wav", np.zeros(400), 8000)
+    sf.write(own / "cat" / "tom" / "loud.wav", np.clip(noise.normal(0, 2, 400), -1, 1), 8000)
+    sf.write(own / "dog" / "tom" / "fast.wav", noise.uniform(-0.5, 0.5, 400), 16000)
+    samples, rate = sf.read(own / "cat" / "rex" / "1.wav", dtype="int16")
+    sf.write(own / "dog" / "rex" / "copy of 1.flac", samples, rate)
+    (own / "dog" / "rex" / "nonsense.wav").write_bytes(b"nonsense" * 9)
+    path = own / "dog" / "rex" / "long.flac"
+    sf.write(path, noise.uniform(-0.5, 0.5, 4000), 8000)
+    path.write_bytes(path.read_bytes()[:3000])
+    sf.write(own / "dog" / "tom" / "loud beat.wav", np.where(np.arange(4000) == 7, 1.0, 0.01), 8000)  # not clipped
+    unreadable, *others = check(str(own), progress=False)
+    assert unreadable.startswith("1 unreadable: ") and "nonsense.wav" in unreadable
+    assert others[1].startswith("1 unreadable: dog/rex/long.flac (")
+    assert [others[0], *others[2:]] == [
+        "1 not at 8000 Hz: dog/tom/fast.wav (16000 Hz)",
+        "2 flat lines: cat/tom/flat too.wav, cat/tom/flat.wav",
+        "1 clipped: cat/tom/loud.wav",
+        "1 there under several names: cat/rex/1.wav = dog/rex/copy of 1.flac",
+    ]
+
+
+@pytest.mark.parametrize("make", [lambda own: own / "nowhere", lambda own: own / "cat" / "rex" / "1.wav"])
+def test_no_folder_to_check(make: Callable[[Path], Path], own: Path) -> None:
+    with pytest.raises(DatasetError, match="no data set or folder"):
+        check(str(make(own)), progress=False)
+
+
+def test_a_folder_without_classes_has_one_problem(own: Path) -> None:
+    (problem,) = check(str(own / "cat" / "rex"), progress=False)
+    assert "class folders" in problem
+
+
+def test_the_counts_of_classes_and_groups(own: Path) -> None:
+    listed: list[Recordings] = []
+    check(str(own), progress=False, show=listed.append)
+    table = counts(listed[0])
+    assert table.columns.tolist() == ["cat", "dog"] and table.index.tolist() == ["rex", "tom", "all"]
+    assert table.to_numpy().tolist() == [[2, 2], [1, 1], [3, 3]]
+    for number in range(30):
+        shutil.copy(own / "cat" / "rex" / "1.wav", own / "cat" / f"{number}.wav")
+    assert counts(load(own)).to_numpy().tolist() == [[33, 3]]
+
+
+def test_checking_on_the_command_line(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(own)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:4]] == [["rex", "2", "2"], ["tom", "1", "1"], ["all", "3", "3"]]
+    (own / "dog" / "rex" / "1.wav").write_bytes(b"")
+    assert main(["data", "check", str(own)]) == 1
+    assert "1 unreadable" in capsys.readouterr().out
 
 
 def test_an_unknown_name() -> None:

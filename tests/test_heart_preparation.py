@@ -21,7 +21,7 @@ from course_lib.datasets import DatasetError, Recordings, physionet2016
 from course_lib.datasets.decoded import decode
 from course_lib.datasets.hearts import cycles as heart_cycles
 from course_lib.datasets.hearts.cycles import cycle_starts, find_cycles
-from course_lib.datasets.hearts.preparation import HeartPreparation, band_pass, normalise, prepared, remove_spikes
+from course_lib.datasets.hearts.preparation import HeartPreparation, band_pass, normalise, remove_spikes
 from course_lib.datasets.stand_ins import heart_sounds
 from course_lib.environment import cache_folder
 
@@ -204,7 +204,7 @@ def kept() -> list[str]:
 
 
 def test_prepared_recordings_are_recordings(raw: Recordings) -> None:
-    hearts = prepared(raw)
+    hearts = raw.prepared(HeartPreparation())
     assert (hearts.sample_rate, raw.sample_rate) == (1000, 2000)
     assert hearts.table.equals(raw.table) and hearts.source == "stand-in"
     assert torch.equal(hearts.waveform(3), HeartPreparation()(raw.waveform(3)))
@@ -212,7 +212,7 @@ def test_prepared_recordings_are_recordings(raw: Recordings) -> None:
 
 
 def test_clips_are_cut_from_prepared_samples(raw: Recordings) -> None:
-    hearts = prepared(raw)
+    hearts = raw.prepared(HeartPreparation())
     clips = Clips.cut(hearts, 2.5, 2.5, progress=False)
     assert (clips.clip_samples, clips.sample_rate) == (2500, 1000)
     counts = [len(hearts.waveform(index)) // 2500 for index in range(len(hearts))]
@@ -224,12 +224,12 @@ def test_clips_are_cut_from_prepared_samples(raw: Recordings) -> None:
 
 
 def test_preparing_is_done_once_for_each_setting(raw: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, first = decode(raw, progress=False), decode(prepared(raw), progress=False)
-    shorter = decode(prepared(raw, HeartPreparation(first_s=4)), progress=False)
+    plain, first = decode(raw, progress=False), decode(raw.prepared(HeartPreparation()), progress=False)
+    shorter = decode(raw.prepared(HeartPreparation(first_s=4)), progress=False)
     assert len(kept()) == 3
     assert len({plain.fingerprint, first.fingerprint, shorter.fingerprint}) == 3
     monkeypatch.setattr(audio, "read", lambda *_: pytest.fail("decoded again"))
-    again = decode(prepared(raw), progress=False)
+    again = decode(raw.prepared(HeartPreparation()), progress=False)
     assert np.array_equal(again.samples, first.samples) and again.fingerprint == first.fingerprint
     assert len(kept()) == 3
 
@@ -246,7 +246,7 @@ def broken(where: Path) -> Recordings:
 
 
 def test_all_bad_recordings_are_named_at_once_and_nothing_is_kept(tmp_path: Path) -> None:
-    hearts = prepared(broken(tmp_path))
+    hearts = broken(tmp_path).prepared(HeartPreparation())
     with pytest.raises(AudioError) as caught:
         Clips.cut(hearts, 2.5, 2.5, progress=False)
     message = str(caught.value)
@@ -308,7 +308,7 @@ def test_silence_has_no_cycles_and_a_moment_no_rhythm() -> None:
 
 
 def test_clips_begin_with_cycles(raw: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    hearts = prepared(raw)
+    hearts = raw.prepared(HeartPreparation())
     starts = cycle_starts(hearts, progress=False)
     clips = Clips.cut(hearts, 2.5, starts=starts, progress=False)
     offsets = decode(hearts, progress=False).offsets
@@ -329,7 +329,7 @@ def test_a_recording_too_short_for_a_rhythm_is_named(raw: Recordings, monkeypatc
 
     monkeypatch.setattr(heart_cycles, "find_cycles", short)
     with pytest.raises(AudioError, match=rf"{raw.table['recording'][0]}: 1\.50 s are too short"):
-        cycle_starts(prepared(raw), progress=False)
+        cycle_starts(raw.prepared(HeartPreparation()), progress=False)
 
 
 def test_an_envelope_wants_a_rate_that_it_can_divide() -> None:
@@ -338,7 +338,7 @@ def test_an_envelope_wants_a_rate_that_it_can_divide() -> None:
 
 
 def test_clips_that_begin_with_cycles_can_be_kept_apart(raw: Recordings) -> None:
-    hearts = prepared(raw)
+    hearts = raw.prepared(HeartPreparation())
     starts = cycle_starts(hearts, progress=False)
     clips = Clips.cut(hearts, 1.0, 1.5, progress=False, starts=starts)
     offsets = decode(hearts, progress=False).offsets
@@ -351,7 +351,7 @@ def test_clips_that_begin_with_cycles_can_be_kept_apart(raw: Recordings) -> None
 
 
 def test_starts_that_do_not_fit(raw: Recordings) -> None:
-    hearts = prepared(raw.subset(np.arange(2)))
+    hearts = raw.subset(np.arange(2)).prepared(HeartPreparation())
     late = [np.array([10**6]), np.array([], dtype=np.int64)]
     clips = Clips.cut(hearts, 2.5, starts=late, progress=False)
     assert clips.recording.tolist() == [0, 1] and torch.equal(clips.start, Clips.cut(hearts, 2.5).start)
@@ -362,7 +362,7 @@ def test_starts_that_do_not_fit(raw: Recordings) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_one_clear_error(raw: Recordings) -> None:
-    decode(prepared(raw), progress=False)
+    decode(raw.prepared(HeartPreparation()), progress=False)
     (cache_folder() / "cycles").touch()
     with pytest.raises(DatasetError, match=r"cannot write to .*cycles .*COURSE_CACHE"):
-        cycle_starts(prepared(raw), progress=False)
+        cycle_starts(raw.prepared(HeartPreparation()), progress=False)

@@ -174,6 +174,57 @@ def test_a_list_without_its_other_half(folder: Path) -> None:
     assert "list 3 cannot be read" in problem and "validation3.txt" in problem
 
 
+NAMES = [f"{letter}{number:04d}" for letter, labels in LABELS.items() for number in range(1, len(labels.split()) + 1)]
+
+
+@pytest.fixture
+def complete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small folder as if it were all that was published, lists included: each tests two, and e0002 is flagged."""
+    usable = [name for name in NAMES if name != "e0002"]
+    published = {f"list_{number}": set(usable[2 * number : 2 * number + 2]) for number in range(4)}
+    monkeypatch.setattr(physionet2016, "_published", lambda: {"flagged": {"e0002"}, **published})
+    for number in range(4):
+        test = published[f"list_{number}"]
+        write_lists(folder, number, " ".join(name for name in usable if name not in test), " ".join(sorted(test)))
+    assert read(folder, "real").table["list_3"].value_counts().to_dict() == {"train": 13, "test": 2, "": 1}
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train0", "train3", "validation0", "validation2"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9])
+def test_a_published_list_that_is_cut_off_is_refused(complete: Path, name: str, share: float) -> None:
+    path = complete / "folds_spectnet" / f"{name}.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: int(share * len(lines))]))
+    problems = faults(complete)
+    expected = f"{name}.txt is empty" if int(share * len(lines)) == 0 else f"list {name[-1]} is cut off: it lacks "
+    assert any(expected in problem for problem in problems)
+
+
+def test_a_list_of_ones_own_is_taken_though_it_lacks_some(complete: Path) -> None:
+    write_lists(complete, 1, "a0001 b0001", "c0001")
+    assert read(complete, "real").table["list_1"].value_counts().to_dict() == {"": 13, "train": 2, "test": 1}
+
+
+def test_a_list_of_flagged_recordings_that_is_cut_off_is_refused(complete: Path) -> None:
+    (complete / "folds_spectnet" / FLAGGED_FILE).write_text("")
+    assert f"{FLAGGED_FILE} is cut off: it lacks e0002" in faults(complete)
+
+
+def test_qualities_that_are_cut_off_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "training-a" / "REFERENCE_withSQI.csv").write_text("a0001,1,0\na0002,1,1\n")
+    assert row(read(folder, "real"), "a0003")["quality"] == "unknown"
+    assert "training-a/REFERENCE_withSQI.csv lacks a0003, whose quality is unknown" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train0.txt", "validation0.txt", FLAGGED_FILE])
+def test_lists_with_a_byte_order_mark_and_windows_lines(complete: Path, name: str) -> None:
+    before = read(complete, "real").table
+    path = complete / "folds_spectnet" / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(complete, "real").table.equals(before)
+
+
 def test_leaving_one_device_out(folder: Path) -> None:
     recordings = read(folder, "real")
     folds = splits.leave_one_group_out(recordings)
@@ -224,9 +275,9 @@ def test_an_unknown_label(folder: Path, label: str) -> None:
 
 
 def test_many_bad_lines_make_a_short_message(folder: Path) -> None:
-    (folder / "training-f" / "REFERENCE.csv").write_text("".join(f"f{i:04d};1\n" for i in range(200)))
+    (folder / "training-f" / "REFERENCE.csv").write_text("".join(f"f{i:05d};1\n" for i in range(60_000)))
     problems = faults(folder)
-    assert "and 197 more such lines" in problems[2] and len("; ".join(problems)) < 800
+    assert "and 59997 more such lines" in problems[2] and len("; ".join(problems)) < 800
 
 
 def test_a_recording_listed_twice(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from pathlib import Path
 
 from course_lib import datasets, environment
@@ -50,7 +51,7 @@ def get(name: str) -> Dataset:
         return ENTRIES[name]
     try:
         path = Path(name).expanduser()
-        if path.is_dir():
+        if name.strip() and path.is_dir():
             return folder.dataset(path)
     except (OSError, RuntimeError, ValueError):  # a name that no path can have, or a home that is not there
         pass
@@ -61,10 +62,10 @@ def get(name: str) -> Dataset:
 
 def _from_file(path: Path) -> Dataset:
     try:
-        spec = importlib.util.spec_from_file_location(f"course_dataset_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
+        spec = importlib.util.spec_from_file_location(f"course_dataset_{len(_FILES_READ)}_{path.stem}", path)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # pydantic looks for types there
         spec.loader.exec_module(module)
-    except Exception as error:  # the file is a learner's, and may raise anything
+    except (Exception, SystemExit) as error:  # the file is a learner's, and may raise anything
         raise DatasetError(f"COURSE_DATASETS: {path} cannot be used ({type(error).__name__}: {error})") from error
     dataset = getattr(module, "DATASET", None)
     if not isinstance(dataset, Dataset):

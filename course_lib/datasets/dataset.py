@@ -5,6 +5,7 @@ Notebook: 02_spoken_digits_cnn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,9 @@ class Words:
     group: str = "group"
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Everything that is particular to one data set.
@@ -119,6 +123,13 @@ class Dataset:
     manifest: Path | None = None
     differences: Callable[[Recordings], list[str]] = lambda _: []
     location: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.location is None and not _NAME.fullmatch(self.name):
+            raise DatasetError(
+                f"a data set cannot have the name {self.name!a}, which is also that of its folder; "
+                "use up to 60 letters, digits, hyphens and underscores, a letter or a digit first"
+            )
 
     @property
     def folder(self) -> Path:

@@ -32,7 +32,7 @@ def sounds(parent: Path, deep: bool = True) -> list[Path]:
     """
     listed: list[Path] = []
     left_out: Counter[str] = Counter()
-    if parent.is_dir():
+    if os.path.isdir(parent):
         _collect(parent, deep, (), listed, left_out, "")
     if left_out:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))

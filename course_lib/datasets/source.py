@@ -52,7 +52,7 @@ def load(name: str | Path, source: str = "auto", progress: bool = True) -> Recor
 def stand_in(name: str, progress: bool = False, **size: int) -> Recordings:
     """The synthetic stand-in for a data set, made on first use (seconds) and cached.
 
-    `size` goes to the generator: `stand_in("fsdd", speakers=500, takes=2)` makes digits in 500 voices.
+    `size` are arguments of the data set's generator, such as `speakers=500, takes=2` for spoken words.
 
     Notebook: 02_spoken_digits_cnn
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from course_lib import audio
 from course_lib.datasets.dataset import Preparation
-from course_lib.datasets.recordings import Recordings
 
 SAMPLE_RATE = 2000  # as published, in Hz
 SHORTEST_S = 2.5  # a segment
@@ -65,17 +63,6 @@ class HeartPreparation(Preparation):
 def _require_sound(waveform: Tensor) -> None:
     if waveform.std() < _FLAT:
         raise audio.AudioError("is a flat line without a heart sound; take it out of the data")
-
-
-def prepared(recordings: Recordings, preparation: HeartPreparation | None = None) -> Recordings:
-    """The same recordings, every waveform prepared; by default as `HeartPreparation()` does.
-
-    Whatever reads them (`waveform`, `Clips.cut`) reads prepared samples; they are computed once and kept in the cache.
-
-    Notebook: 05_heart_sounds_physionet
-    """
-    preparation = preparation or HeartPreparation()
-    return replace(recordings, sample_rate=preparation.sample_rate, preparation=preparation)
 
 
 def band_pass(
