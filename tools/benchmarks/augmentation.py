@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from course_lib import environment, recipes
-from tools.benchmarks.timing import interleaved, machine
-from course_lib.experiments import write_json
+from course_lib.experiments import recipes
 from course_lib.layers.waveform_augmentation import Augmentation
+from course_lib.timing import interleaved
+from tools.benchmarks.machine import machine, store
 
 RECIPES = (
     "fsdd/crnn",
@@ -45,10 +45,7 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
             f"forward pass {row['forward_ms']:.1f} ms, ratio {row['ratio']:.2f}"
         )
         report_on("  " + ", ".join(f"{name} {ms:.1f}" for name, ms in row["layers_ms"].items()))
-    folder = environment.cache_folder() if quick else environment.results_folder()
-    path = folder / "benchmarks" / f"augmentation-{device.type}.json"
-    write_json(path, report)
-    report_on(f"written to {path}")
+    report_on(f"written to {store(report, device.type)}")
     return report
 
 

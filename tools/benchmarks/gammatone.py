@@ -15,10 +15,9 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
-from course_lib import environment
-from tools.benchmarks.timing import Timings, interleaved, machine, peak_bytes, saved_bytes
-from course_lib.experiments import write_json
 from course_lib.layers import GammatoneFilterbank
+from course_lib.timing import Timings, interleaved, saved_bytes
+from tools.benchmarks.machine import machine, peak_bytes, store
 
 OURS, FFT, PUBLISHED, MEL = "gammatone", "gammatone, fft", "published layer", "mel spectrogram (fixed)"
 CONVOLUTION, SINC = "convolution, average pooling", "asteroid ParamSinc, pooled"
@@ -48,6 +47,11 @@ class Case:
         """81 as published for 1 kHz; from 2 kHz on 125 ms, in which the narrowest filter rings out."""
         return 81 if self.sample_rate <= 2000 else round(0.125 * self.sample_rate) + 1
 
+    @property
+    def published(self) -> tuple[int, int, int, int, int]:
+        """The arguments of `PublishedLayer`."""
+        return self.filters, self.sample_rate, self.taps, self.window, self.hop
+
     def __str__(self) -> str:
         seconds = self.samples / self.sample_rate
         return f"{self.clips} x {seconds:g} s at {self.sample_rate / 1000:g} kHz, {self.filters} filters"
@@ -67,20 +71,20 @@ QUICK = [Case(4, 500, 1000, 8), Case(1, 4000, 16_000, 16)]
 class PublishedLayer(nn.Module):
     """The learnable gammatone as SpectNet published it, with as many taps as asked for.
 
-    Parameters in Hz, correlation, squares, and a dense convolution over all filters for the window sums.
+    Parameters in Hz, correlation with `taps` samples of each filter, squares, and a dense convolution over all filters
+    for the sums over `window` samples, one every `hop`. Shown in lesson 4.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, n_filters: int, sample_rate: int, taps: int, window: int, hop: int) -> None:
         super().__init__()
-        filters, rate = case.filters, case.sample_rate
-        highest = 2595 * math.log10(1 + rate / 1400)
-        mel = torch.linspace(0, highest, filters + 2)[1:-1]
+        highest = 2595 * math.log10(1 + sample_rate / 1400)
+        mel = torch.linspace(0, highest, n_filters + 2)[1:-1]
         self.frequency = nn.Parameter(700 * (10 ** (mel / 2595) - 1))
-        self.bandwidth = nn.Parameter(torch.full((filters,), 100.0))
-        self.amplitude = nn.Parameter(torch.ones(filters))
-        self.register_buffer("time", torch.arange(case.taps) / rate)
-        self.register_buffer("window", torch.eye(filters)[:, :, None].repeat(1, 1, case.window))
-        self.hop = case.hop
+        self.bandwidth = nn.Parameter(torch.full((n_filters,), 100.0))
+        self.amplitude = nn.Parameter(torch.ones(n_filters))
+        self.register_buffer("time", torch.arange(taps) / sample_rate)
+        self.register_buffer("window", torch.eye(n_filters)[:, :, None].repeat(1, 1, window))
+        self.hop = hop
 
     def forward(self, waveforms: Tensor) -> Tensor:
         return torch.log(functional.conv1d(self.outputs(waveforms).square(), self.window, stride=self.hop) + 1e-16)
@@ -135,8 +139,8 @@ class _PooledSinc(nn.Module):
 CANDIDATES: dict[str, tuple[Callable[[Case], nn.Module], str | None]] = {
     OURS: (lambda case: GammatoneFilterbank(case.filters, case.sample_rate), None),
     FFT: (lambda case: GammatoneFilterbank(case.filters, case.sample_rate, backend="fft"), None),
-    PUBLISHED: (PublishedLayer, None),
-    CONVOLUTION: (PooledConvolution, None),
+    PUBLISHED: (lambda case: PublishedLayer(*case.published), None),
+    CONVOLUTION: (lambda case: PooledConvolution(*case.published), None),
     MEL: (_mel_spectrogram, None),
     "nnAudio Gammatonegram": (_nnaudio, "nnAudio"),
     SINC: (_PooledSinc, "asteroid_filterbanks"),
@@ -245,13 +249,10 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
         report["cases"].append(measured)
         report_on(table(measured))
     report["growth"] = growth(1, 0.25) if quick else growth(3)
-    for axis, found in report["growth"].items():
-        exponents = (f"{name} {value['exponent']:.2f}" for name, value in found.items() if name != "sizes")
+    for axis, growths in report["growth"].items():
+        exponents = (f"{name} {value['exponent']:.2f}" for name, value in growths.items() if name != "sizes")
         report_on(f"time grows with {axis} to the power: {', '.join(exponents)}")
-    folder = environment.cache_folder() if quick else environment.results_folder()
-    path = folder / "benchmarks" / "gammatone-cpu.json"
-    write_json(path, report)
-    report_on(f"written to {path}")
+    report_on(f"written to {store(report, 'cpu')}")
     return report
 
 

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-def machine() -> dict[str, Any]:
-    """What a report says of the computer it was made on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 @dataclass(frozen=True)
@@ -50,6 +34,8 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> 
     """Time functions without arguments: once each to warm up, then `rounds` times in turn.
 
     Work on a CUDA device is waited for.
+
+    Notebook: 04_learnable_gammatone
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(rounds + 1):
@@ -69,35 +55,17 @@ def _wait() -> None:
 
 
 def saved_bytes(function: Callable[[], object]) -> int:
-    """Memory (bytes) of the tensors that a computation keeps for its backward pass, each counted once."""
-    kept: dict[int, int] = {}
+    """Memory (bytes) of the tensors that a computation saves for its backward pass, each counted once.
 
-    def keep(tensor: Tensor) -> Tensor:
+    Notebook: 04_learnable_gammatone
+    """
+    sizes: dict[int, int] = {}
+
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         function()
-    return sum(kept.values())
-
-
-def peak_bytes(function: Callable[[], object]) -> int | None:
-    """Greatest memory (bytes) that the process holds during a computation, above that before it; None if not on Linux.
-
-    What counts is the resident set: what a library reserves and never writes to costs nothing.
-    """
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # else what was freed before would be used again, unseen
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    except (OSError, AttributeError):
-        return None
-    before = _resident("VmRSS")
-    function()
-    return max(0, _resident("VmHWM") - before)
-
-
-def _resident(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
+    return sum(sizes.values())
