@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -43,11 +44,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
     with _temporary(target, os.mkdir) as unfinished:
         yield unfinished
         _flush_tree(unfinished)
-        try:
-            os.rename(unfinished, target)
-        except OSError:
-            if not target.is_dir():
+        while True:
+            try:
+                os.rename(unfinished, target)
+            except OSError as error:
+                if target.is_dir():
+                    break
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and not target.exists():
+                    continue  # what was in the way has just been removed
                 raise
+            break
         _flush_folder(target.parent)
 
 

@@ -368,6 +368,20 @@ def test_a_damaged_cache_that_cannot_be_removed_is_named(noises: Recordings, mon
         decode(noises, progress=False)
 
 
+def test_a_cache_that_cannot_be_read_for_now_is_left_alone(noises: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode(noises, progress=False)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "memmap", fail)
+        with pytest.raises(DatasetError, match=r"cannot be read .*Too many open files.*delete it"):
+            decode(noises, progress=False)
+    monkeypatch.setattr(audio, "read", lambda *_: pytest.fail("read again"))
+    decode(noises, progress=False)
+
+
 def test_nothing_is_written_where_a_cache_is_there(noises: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
     decode(noises, progress=False)
     for name in ("mkdir", "rename", "replace"):

@@ -22,6 +22,7 @@ from course_lib.datasets.recordings import DatasetError, Recordings, first_few
 
 LONGEST_CLIP_S = 60
 _LAYOUT = 3
+_ATTEMPTS = 5
 _OTHER_UNITS = 2.0  # full scale is 1; a peak over this is not just a little too loud
 _verified: set[tuple[object, ...]] = set()  # the states of the caches that this process has compared with their digest
 _log = logging.getLogger(__name__)
@@ -52,12 +53,12 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
     Notebook: 02_spoken_digits_cnn
     """
     folder = environment.cache_folder() / "decoded" / f"{cache_name(recordings)}-{_key(recordings)}"
-    for _ in range(3):
-        if folder.exists() or folder.is_symlink():
+    for _ in range(_ATTEMPTS):  # other processes may do the same at the same time
+        if judged := identity(folder):
             decoded = _open(folder, recordings)
             if decoded is not None:
                 return decoded
-            discard(folder)
+            discard(folder, judged)
         _write(recordings, folder, progress)
     raise DatasetError(f"{folder} cannot be read again after it was written; delete it and check the disk")
 
@@ -100,8 +101,19 @@ def cache_name(recordings: Recordings) -> str:
     return re.sub(r"[^\w.-]+", "-", recordings.name)[:40].lstrip(".") or "recordings"
 
 
-def discard(path: Path) -> None:
-    """Remove a damaged cache, which is then made anew. Raises DatasetError."""
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file or folder from one that takes its name later, or None where there is none."""
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def discard(path: Path, judged: tuple[int, int] | None) -> None:
+    """Remove a damaged cache, which is then made anew, unless another process has done so. Raises DatasetError."""
+    if identity(path) != judged:
+        return
     _log.warning("%s is damaged and is made anew", path)
     try:
         files.remove(path)
@@ -127,7 +139,7 @@ def _key(recordings: Recordings) -> str:
 
 
 def _open(folder: Path, recordings: Recordings) -> Decoded | None:
-    """What a folder of the cache holds, or None if it is damaged."""
+    """What a folder of the cache holds, or None if it is damaged. Raises DatasetError where the system is at fault."""
     try:
         about = json.loads((folder / "about.json").read_text())
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
@@ -135,6 +147,12 @@ def _open(folder: Path, recordings: Recordings) -> Decoded | None:
         samples = np.memmap(folder / f"samples.{about['dtype']}", np.dtype(about["dtype"]).newbyteorder("<"), mode="c")
         decoded = Decoded(samples, offsets, about["fingerprint"])
         return decoded if _is_whole(decoded, recordings) and _is_verified(folder, decoded, recordings) else None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (OSError, MemoryError) as error:  # such as no permission: the cache itself may be good
+        raise DatasetError(
+            f"{folder} cannot be read ({error}); delete it, or set COURSE_CACHE to another folder"
+        ) from error
     except Exception:  # whatever is wrong with it, it can be made again
         return None
 

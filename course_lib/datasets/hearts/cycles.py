@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_lib import audio, environment, files
-from course_lib.datasets.decoded import Decoded, cache_name, decode, discard
+from course_lib.datasets.decoded import Decoded, cache_name, decode, discard, identity
 from course_lib.datasets.recordings import DatasetError, Recordings
 
 RATE = 100  # of the envelope, in Hz
@@ -102,11 +102,11 @@ def cycle_starts(recordings: Recordings, progress: bool = True, decoded: Decoded
     decoded = decoded or decode(recordings, progress)
     name = f"{cache_name(recordings)}-{decoded.fingerprint}-{recordings.sample_rate}-{_VERSION}.npz"
     path = environment.cache_folder() / "cycles" / name
-    if path.exists():
+    if judged := identity(path):
         starts = _read_starts(path, decoded)
         if starts is not None:
             return starts
-        discard(path)
+        discard(path, judged)
     starts = _find_all(recordings, decoded, progress)
     values, counts = np.concatenate(starts), np.array([len(each) for each in starts])
     content = io.BytesIO()
