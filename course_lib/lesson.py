@@ -28,6 +28,7 @@ def announce(recordings: Recordings) -> None:
     print(
         f"{recordings.name}: {len(recordings):,} recordings, {len(recordings.class_names)} classes, "
         f"{groups} groups, {recordings.sample_rate:,} Hz, {recordings.source} data"
+        f"{' (' + recordings.note + ')' if recordings.note else ''}"
     )
     if recordings.source != "real":
         lines = (

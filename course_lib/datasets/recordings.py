@@ -52,7 +52,8 @@ class Recordings:
     (an index into `class_names`) and `group` (what must never straddle a split: the speaker, the device, the place).
 
     `sample_rate` is in Hz; `source` is "real" or "stand-in". With a `preparation` every waveform has been through it,
-    and has the sample rate it gives. Raises DatasetError when the table breaks these rules.
+    and has the sample rate it gives. `note` is shown beside every result, such as which part of the published data set
+    this is. Raises DatasetError when the table breaks these rules.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -63,6 +64,7 @@ class Recordings:
     sample_rate: int
     source: str
     preparation: Preparation | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         table = self.table.reset_index(drop=True)
@@ -98,7 +100,8 @@ class Recordings:
         """The waveform of one of the files. Raises AudioError when it cannot be used."""
         if self.preparation is None:
             return audio.read(path, self.sample_rate)
-        waveform = audio.read(path, self.preparation.from_rate)
+        channel = getattr(self.preparation, "channel", "mean")  # a setting of preparations for several channels
+        waveform = audio.read(path, self.preparation.from_rate, channel)
         try:
             return self.preparation(waveform)
         except audio.AudioError as error:

@@ -76,17 +76,23 @@ def random(
 
 
 def stratified_folds(
-    recordings: Recordings, n_folds: int = 10, seed: int = 0, rows: np.ndarray | None = None
+    recordings: Recordings,
+    n_folds: int = 10,
+    seed: int = 0,
+    rows: np.ndarray | None = None,
+    within_groups: bool = True,
 ) -> list[Split]:
     """Cross-validation of `rows` (default: all usable ones): each fold tests its share of every class of every group.
 
-    A class with fewer recordings than folds in a group is missing from some folds. The groups are on both sides, so
-    that it is leaky. Raises DatasetError for a number of folds that cannot be made.
+    A class with fewer recordings than folds in a group is missing from some folds. Without `within_groups` only the
+    shares of the classes are kept. The groups are on both sides, so that it is leaky. Raises DatasetError for a number
+    of folds that cannot be made.
 
     Notebook: 05_heart_sounds_physionet
     """
     rows = _usable(recordings) if rows is None else rows
-    folds = _folds(recordings, StratifiedKFold, n_folds, seed, rows, _strata(recordings, rows), None)
+    strata = _strata(recordings, rows) if within_groups else recordings.table["label"].iloc[rows]
+    folds = _folds(recordings, StratifiedKFold, n_folds, seed, rows, strata, None)
     return [_checked(recordings, f"fold_{number}", *sides, leaky=True) for number, sides in enumerate(folds)]
 
 

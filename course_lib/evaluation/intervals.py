@@ -42,10 +42,10 @@ def interval(
         cells = np.zeros(len(values)) if cells is None else np.asarray(cells)
         parts = [values[cells == cell] for cell in np.unique(cells)]
         return interval_of_cells([part.mean() for part in parts], [len(part) for part in parts], level)
-    groups = np.asarray(groups)
+    groups, cells = np.asarray(groups), np.zeros(len(values)) if cells is None else np.asarray(cells)
     if len(np.unique(groups)) >= FEW_GROUPS:
-        return bootstrap(values, groups, level)
-    cells = np.zeros(len(values)) if cells is None else np.asarray(cells)
+        _, member, sizes = np.unique(cells, return_inverse=True, return_counts=True)
+        return bootstrap(values, groups, 1 / sizes[member], level)
     means = [mean_of_cells(values[groups == group], cells[groups == group]) for group in np.unique(groups)]
     low, high = t_interval(means, level)
     return Interval(max(low, 0.0), min(high, 1.0))
@@ -95,15 +95,23 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def bootstrap(
-    values: ArrayLike, groups: ArrayLike | None = None, level: float = 0.95, draws: int = 10_000, seed: int = 0
+    values: ArrayLike,
+    groups: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of a mean of any values (n,), whole `groups` at a time. Source: Efron and Tibshirani 1993.
+    """Percentile bootstrap of the mean of any values (n,), weighted by `weights` (n,), whole `groups` at a time.
+
+    Source: Efron and Tibshirani 1993.
 
     Notebook: 02_spoken_digits_cnn
     """
     values = _checked(values, level)
     _, member = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
-    pairs = np.stack([np.bincount(member, weights=values), np.bincount(member)], axis=1)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    pairs = np.stack([np.bincount(member, weights * values), np.bincount(member, weights)], axis=1)
     # Groups of equal sum and size are alike: to draw how often each kind comes is the same, and much faster.
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     times = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=draws)

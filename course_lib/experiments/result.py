@@ -66,7 +66,7 @@ class Result:
     probability from which a recording is class 1. `rules` holds the scores of single clips and of recordings by other
     rules, where recordings have several clips. `probe` tells how well the groups of the validation part can be read
     from its features (accuracy), and what guessing gives (chance). `history` has a row for each epoch, `members` the
-    predictions that an ensemble was made of.
+    predictions that an ensemble was made of; `note` is that of the recordings.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -103,6 +103,7 @@ class Result:
     probe: dict[str, float] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, float | None]] = field(default_factory=list)
+    note: str = ""
 
     @property
     def headline(self) -> str:

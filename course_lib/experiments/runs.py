@@ -182,6 +182,7 @@ def scored(recipe: Recipe | Ensemble | GroupPrior, fold: Fold, prediction: Predi
         folds=fold.folds,
         seed=fold.seed,
         source=fold.recordings.source,
+        note=fold.recordings.note,
         predictions="",
         test=len(decided),
         scores=evaluation.scores_of_confusion(confusion),

@@ -22,7 +22,7 @@ from course_lib.files import write_whole
 
 COLUMNS = (
     "recipe", "title", "dataset", "protocol", "protocol_title", "leaky", "leak", "unit", "seeds", "mean", "low", "high",
-    "scores", "per_seed", "per_group", "probe", "recordings", "parameters", "seconds", "source",
+    "scores", "per_seed", "per_group", "probe", "recordings", "parameters", "seconds", "source", "note",
 )  # fmt: skip
 
 
@@ -30,10 +30,11 @@ def table(folder: str, source: str = "real") -> pd.DataFrame:
     """One row for each recipe of a folder and protocol that has a complete seed: how good it is, and how sure that is.
 
     `mean` is the balanced accuracy, over the seeds; `low` and `high` bound its 95 % interval. Under a protocol whose
-    unit is the group (speakers, devices) scores are means over the groups and the interval is Student's, over the
-    groups' scores. Under the others all test recordings of a seed count together and the interval is Wilson's, within
-    each class; of three seeds or more it is Student's over the seeds where that is wider. `scores` has all scores,
-    clip_accuracy among them, `per_seed` and `per_group` the balanced accuracies, `recordings` how many are tested in a
+    unit is the group (speakers, devices) scores are means over the groups; under the others all test recordings of a
+    seed count together. The interval is over the groups where no training side has them: Student's below 20 of them,
+    else a bootstrap. Where groups are on both sides it is Wilson's, over the recordings; of three seeds or more it is
+    Student's over the seeds where that is wider. `scores` has all scores, clip_accuracy among them, `per_seed` and
+    `per_group` the balanced accuracies, `recordings` how many are tested in a
     seed. `leak` says why a score is too good for data that nobody has seen, `probe` how well the groups can be read
     from the features of the validation part. All are fractions; a table without rows has these columns, too.
 
@@ -60,7 +61,7 @@ def _row(recipe: Experiment, protocol: Protocol, by_seed: dict[int, list[Result]
     recalls = counts.groupby(["group", "label"], sort=False)[["right", "total"]].sum().eval("right / total")
     per_group = recalls.groupby("group", sort=False).mean()
     probes = [result.probe for result in every if result.probe]
-    low, high = _interval(counts, per_group, per_seed["balanced_accuracy"], by_group)
+    low, high = _interval(counts, per_group, per_seed["balanced_accuracy"], by_group or not protocol.leaky)
     return {
         "recipe": recipe.name,
         "title": recipe.title,
@@ -82,6 +83,7 @@ def _row(recipe: Experiment, protocol: Protocol, by_seed: dict[int, list[Result]
         "parameters": every[0].parameters,
         "seconds": float(np.median([result.seconds for result in every])),
         "source": source,
+        "note": every[0].note,
     }
 
 
@@ -95,10 +97,17 @@ def _scores(folds: list[Result], by_group: bool) -> dict[str, float]:
     return evaluation.scores_of_confusion(confusion) | {"clip_accuracy": float(np.average(clips, weights=sizes))}
 
 
-def _interval(counts: pd.DataFrame, per_group: pd.Series, per_seed: pd.Series, by_group: bool) -> tuple[float, float]:
-    if by_group:
+def _interval(
+    counts: pd.DataFrame, per_group: pd.Series, per_seed: pd.Series, over_groups: bool
+) -> tuple[float, float]:
+    """Over groups that are new to the model; else over the recordings, or over the seeds if that is wider."""
+    if over_groups and len(per_group) < evaluation.FEW_GROUPS:
         low, high = evaluation.t_interval(per_group)
         return max(low, 0.0), min(high, 1.0)
+    if over_groups:
+        cells = counts.groupby(["group", "label"], as_index=False)[["right", "total"]].sum()
+        weights = cells["total"] / cells.groupby("label")["total"].transform("sum")
+        return evaluation.bootstrap(cells["right"] / cells["total"], cells["group"], weights)
     sums = counts.groupby("label")[["right", "total"]].sum()
     recordings = (sums["total"] / len(per_seed)).round().astype(int)  # of one seed: seeds repeat much of their errors
     low, high = evaluation.interval_of_cells(sums["right"] / sums["total"], recordings)
@@ -129,12 +138,17 @@ def markdown(rows: pd.DataFrame) -> str:
             row += [f"{worst} {_percent(line['per_group'][worst])}"] * by_group
             if any(other["probe"] for other in lines):
                 row.append(_percent(line["probe"]["accuracy"] if line["probe"] else None))
-            row += [str(len(line["seeds"])), f"{line['parameters']:,}", f"{line['seconds']:.0f} s", line["source"]]
+            row += [
+                str(len(line["seeds"])),
+                f"{line['parameters']:,}",
+                f"{line['seconds']:.0f} s",
+                ", ".join(filter(None, (line["source"], line["note"]))),
+            ]
             cells.append(row)
         leak = f"Too good for unseen data: {lines[0]['leak']}.\n\n" if lines[0]["leak"] else ""
         over = (
             f"the {lines[0]['recordings']:,} test recordings"
-            if not by_group
+            if lines[0]["leaky"]
             else f"{len(lines[0]['per_group'])} {group}s"
         )
         head = f"**{title[:1].upper()}{title[1:]}**; intervals over {over}.\n\n{leak}"

@@ -87,6 +87,12 @@ def write(folder: Path, speakers: int = 6, takes: int = 50, seed: int = 0, progr
                 sf.write(recordings / f"{digit}_{voice.name}_{take}.wav", waveform, SAMPLE_RATE, "PCM_16")
 
 
+def spoken(speakers: int, seed: int = 0) -> list[list[np.ndarray]]:
+    """The ten digits by each of some speakers, once, at 8 kHz."""
+    synthesiser = _Synthesiser()
+    return [_speak_digits(synthesiser, voice, np.random.default_rng(seed)) for voice in voices(speakers, seed)]
+
+
 def _speak_digits(synthesiser: _Synthesiser, voice: Voice, random: np.random.Generator) -> list[np.ndarray]:
     spoken = []
     words = [f"[[{sounds}]]" for sounds in _PHONEMES] if voice.accent in _FOREIGN else WORDS
@@ -127,7 +133,7 @@ class _Synthesiser:
             raise RuntimeError("eSpeak NG did not start; reinstall the package espeakng-loader")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breathy voices; else seeded by the clock
         self._chunks: list[np.ndarray] = []
-        self._callback = self._CALLBACK(self._collect)  # kept: ctypes does not hold a reference
+        self._callback = self._CALLBACK(self._collect)  # an attribute, for ctypes does not hold a reference
         self._library.espeak_SetSynthCallback(self._callback)
         self._voice = ""
 
