@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,21 @@ def test_a_file_that_defines_no_data_set_is_named(
     monkeypatch.setenv("COURSE_DATASETS", str(file))
     with pytest.raises(DatasetError, match=rf"COURSE_DATASETS: .*birds\.py {problem}"):
         load("birds")
+
+
+def test_two_files_that_define_one_name_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = file.with_name("again.py")
+    other.write_text(TOY)
+    monkeypatch.setenv("COURSE_DATASETS", os.pathsep.join(map(str, (file, other))))
+    with pytest.raises(DatasetError, match=r"again\.py defines birds, as something else did"):
+        load("birds")
+
+
+def test_the_stand_in_of_one_s_own_has_the_sizes_that_it_takes(file: Path) -> None:
+    datasets.register(defined_in(file))
+    for size in ({"takes": -1}, {"takes": "../2"}, {"takes": 1.5}, {"birds": 2}):
+        with pytest.raises(DatasetError, match="stand-in for birds"):
+            stand_in("birds", **size)
 
 
 @pytest.mark.parametrize("name", ["", "../birds", "a/b", ".birds", "x" * 300, "birds\0", "bi\nrds", "-birds"])

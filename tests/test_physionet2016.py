@@ -161,6 +161,7 @@ def test_without_the_lists_it_tells_what_to_do(folder: Path) -> None:
     [
         ("a0001 z0009", "a0002", "list 2 names unknown recordings: z0009"),
         ("a0001 a0002", "a0002", "list 2 has on both sides: a0002"),
+        ("a0001 b0001 a0001", "a0002", "list 2 has more than once: a0001"),
     ],
 )
 def test_a_list_that_contradicts_the_folder(folder: Path, train: str, validation: str, problem: str) -> None:
@@ -201,14 +202,23 @@ def test_a_published_list_that_is_cut_off_is_refused(complete: Path, name: str, 
     assert any(expected in problem for problem in problems)
 
 
-def test_a_list_of_ones_own_is_taken_though_it_lacks_some(complete: Path) -> None:
+def test_a_list_of_ones_own_is_taken_and_named(complete: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not caplog.records
     write_lists(complete, 1, "a0001 b0001", "c0001")
     assert read(complete, "real").table["list_1"].value_counts().to_dict() == {"": 13, "train": 2, "test": 1}
+    assert "list 1 in " in caplog.text and "is not the published one" in caplog.text
 
 
 def test_a_list_of_flagged_recordings_that_is_cut_off_is_refused(complete: Path) -> None:
     (complete / "folds_spectnet" / FLAGGED_FILE).write_text("")
     assert f"{FLAGGED_FILE} is cut off: it lacks e0002" in faults(complete)
+
+
+def test_a_list_of_flagged_recordings_that_cannot_be_read(complete: Path) -> None:
+    (complete / "folds_spectnet" / FLAGGED_FILE).unlink()
+    (complete / "annotations" / "updated").mkdir(parents=True)
+    (complete / "annotations" / "updated" / FLAGGED_FILE).mkdir()
+    assert read(complete, "real").table["flagged"].sum() == 1  # a folder is none
 
 
 def test_qualities_that_are_cut_off_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

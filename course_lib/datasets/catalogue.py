@@ -37,7 +37,10 @@ def known() -> dict[str, Dataset]:
     """All data sets by name, those of `COURSE_DATASETS` among them. Raises DatasetError for a file that is none."""
     for file in environment.dataset_files():
         if file not in _FILES_READ:
-            register(_from_file(file))
+            dataset = _from_file(file)
+            if dataset.name in ENTRIES.keys() - _SHIPPED.keys():
+                raise DatasetError(f"COURSE_DATASETS: {file} defines {dataset.name}, as something else did before it")
+            register(dataset)
             _FILES_READ.add(file)
     return ENTRIES
 

@@ -50,8 +50,8 @@ def of_first_release(recordings: Recordings) -> np.ndarray:
     Notebook: 03_raw_waveforms_sample_cnn
     """
     groups = recordings.table["group"]
-    known = [group for group in FIRST_SPEAKERS if (groups == group).any()]
-    return np.flatnonzero(groups.isin(known or sorted(groups.unique())[:3]))
+    first = [group for group in FIRST_SPEAKERS if (groups == group).any()]
+    return np.flatnonzero(groups.isin(first or sorted(groups.unique())[:3]))
 
 
 def _original_paper(recordings: Recordings, seed: int) -> list[Split]:

@@ -45,7 +45,7 @@ def read(folder: Path, source: str) -> Recordings:
 
     `label` is 0 for normal and 1 for abnormal, from the folders' REFERENCE.csv; `group` is the subset's letter: its
     place and device. `quality` is clean, noisy or, without a published judgement, unknown. `flagged` marks recordings
-    that the organisers found unusable and `list_0` .. `list_3` tell the side (train, test or neither) in the published
+    that the organisers judged unusable and `list_0` .. `list_3` give the side (train, test or neither) in the published
     fold lists; both come from the folder or, for the complete data set, from the course. There are no subject ids:
     nobody can say whether two recordings are of one heart. Raises LayoutError, which names every fault of the folder.
     Source: https://physionet.org/content/challenge-2016/1.0.0
@@ -58,12 +58,16 @@ def read(folder: Path, source: str) -> Recordings:
         rows += of_subset
         problems += faults
     table = pd.DataFrame(rows, columns=["recording", "path", "label", "group", "quality"])
-    for name, places in table[table["recording"].duplicated(keep=False)].groupby("recording")["group"]:
-        problems.append(f"{name} is in several folders: {', '.join(f'training-{letter}' for letter in places)}")
+    for name, letters in table[table["recording"].duplicated(keep=False)].groupby("recording")["group"]:
+        problems.append(f"{name} is in several folders: {', '.join(f'training-{letter}' for letter in letters)}")
     table = table.drop_duplicates("recording")
     names = set(table["recording"])
     published = _published()["flagged"]
-    flagged = _flagged(folder, published if published <= names else None)
+    try:
+        flagged = _flagged(folder, published if published <= names else None)
+    except OSError as error:
+        flagged = published & names
+        problems.append(f"{FLAGGED_FILE} cannot be read ({error.strerror})")
     table["flagged"] = table["recording"].isin(flagged)
     if unknown := sorted(flagged - names):
         problems.append(f"{FLAGGED_FILE} names unknown recordings: {first_few(unknown)}")
@@ -75,6 +79,8 @@ def read(folder: Path, source: str) -> Recordings:
         if sides and sides.items() < whole.items():
             lacking = first_few(sorted(whole.keys() - sides.keys()))
             faults.append(f"{LISTS_FOLDER}: list {number} is cut off: it lacks {lacking}")
+        elif sides and whole and sides != whole and not faults:
+            _log.warning("physionet2016: list %d in %s is not the published one", number, folder / LISTS_FOLDER)
         problems += faults
         if not sides and not faults:
             sides = _published_sides(number, names, flagged)
@@ -172,29 +178,31 @@ def _read_subset(folder: Path, letter: str) -> tuple[list[tuple], list[str]]:
 
 
 def _read_column(path: Path, column: int, meaning: dict[str, object], what: str) -> tuple[dict, list[str]]:
-    """What a CSV file without a header says of each recording, named in its first column; and what is wrong with it."""
-    place = f"{path.parent.name}/{path.name}"
+    """The values in a column of a CSV file by the recording in its first one, and what is wrong with the file."""
+    file_name = f"{path.parent.name}/{path.name}"
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
     except FileNotFoundError:
-        return {}, [f"{place} is missing"]
+        return {}, [f"{file_name} is missing"]
     except (OSError, ValueError, csv.Error) as error:
-        return {}, [f"{place} cannot be read ({error})"]
+        return {}, [f"{file_name} cannot be read ({error})"]
     usable = [len(line) > column and line[column] in meaning for line in lines]
     wrong = [line for line, is_usable in zip(lines, usable, strict=True) if not is_usable]
     expected = ", ".join(repr(value) for value in meaning)
-    problems = [f"{place} holds a line {','.join(line)!r}, whose {what} is none of {expected}" for line in wrong[:3]]
+    problems = [
+        f"{file_name} holds a line {','.join(line)!r}, whose {what} is none of {expected}" for line in wrong[:3]
+    ]
     if len(wrong) > 3:
         problems[-1] += f", and {len(wrong) - 3} more such lines"
     twice = [name for name, count in Counter(line[0] for line in lines).items() if count > 1]
-    problems += [f"{place} lists more than once: {first_few(twice)}"] if twice else []
+    problems += [f"{file_name} lists more than once: {first_few(twice)}"] if twice else []
     return {
         line[0]: meaning[line[column]] for line, is_usable in zip(lines, usable, strict=True) if is_usable
     }, problems
 
 
-def _read_qualities(folder: Path, name: str, known: Set[str]) -> tuple[dict[str, str], list[str]]:
+def _read_qualities(folder: Path, name: str, labelled: Set[str]) -> tuple[dict[str, str], list[str]]:
     for path in (
         folder / "annotations" / "updated" / name / "REFERENCE_withSQI.csv",
         folder / name / "REFERENCE_withSQI.csv",
@@ -202,7 +210,7 @@ def _read_qualities(folder: Path, name: str, known: Set[str]) -> tuple[dict[str,
     ):
         if path.is_file():
             qualities, faults = _read_column(path, 2, _QUALITIES, "quality")
-            if not faults and (lacking := sorted(known - qualities.keys())):
+            if not faults and (lacking := sorted(labelled - qualities.keys())):
                 _log.warning(
                     "physionet2016: %s/%s lacks %s, whose quality is unknown", name, path.name, first_few(lacking)
                 )
@@ -227,7 +235,7 @@ def _published_sides(number: int, names: set[str], flagged: set[str]) -> dict[st
 
 
 def _header_label(path: Path) -> int | None:
-    """The label in the comments of a WFDB header file; None where it tells none, or is not there."""
+    """The label in the comments of a WFDB header file; None where it has none, or is not there."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -237,13 +245,13 @@ def _header_label(path: Path) -> int | None:
 
 
 def _flagged(folder: Path, published: set[str] | None) -> set[str]:
-    for place in (folder / "annotations" / "updated", folder / LISTS_FOLDER, folder):
-        if (place / FLAGGED_FILE).is_file():
-            return _names(place / FLAGGED_FILE)
+    for path in (each / FLAGGED_FILE for each in (folder / "annotations" / "updated", folder / LISTS_FOLDER, folder)):
+        if path.is_file():
+            return set(_words(path))
     if published is not None:
         return published
     _log.warning(
-        "physionet2016: there is no %r in %s, so the 87 recordings of subset e that the organisers found unusable "
+        "physionet2016: there is no %r in %s, so the 87 recordings of subset e that the organisers judged unusable "
         "are not marked",
         FLAGGED_FILE,
         folder,
@@ -251,18 +259,23 @@ def _flagged(folder: Path, published: set[str] | None) -> set[str]:
     return set()
 
 
-def _read_list(folder: Path, number: int, known: set[str]) -> tuple[dict[str, str], list[str]]:
+def _read_list(folder: Path, number: int, listed: set[str]) -> tuple[dict[str, str], list[str]]:
     files = {side: folder / LISTS_FOLDER / f"{name}{number}.txt" for side, name in _SIDES.items()}
     if not any(path.is_file() for path in files.values()):
         return {}, []
     try:
-        sides = {side: _names(path) for side, path in files.items()}
+        lines = {side: _words(path) for side, path in files.items()}
     except OSError as error:
         return {}, [f"{LISTS_FOLDER}: list {number} cannot be read ({error})"]
-    problems = [f"{LISTS_FOLDER}: {files[side].name} is empty" for side, names in sides.items() if not names]
+    sides = {side: set(lines[side]) for side in lines}
+    problems = [f"{LISTS_FOLDER}: {files[side].name} is empty" for side in sides if not sides[side]]
     for what, names in (
-        ("names unknown recordings", (sides["train"] | sides["test"]) - known),
+        ("names unknown recordings", (sides["train"] | sides["test"]) - listed),
         ("has on both sides", sides["train"] & sides["test"]),
+        (
+            "has more than once",
+            {name for names in lines.values() for name, count in Counter(names).items() if count > 1},
+        ),
     ):
         problems += [f"{LISTS_FOLDER}: list {number} {what}: {first_few(sorted(names))}"] if names else []
     return {name: side for side, names in sides.items() for name in names}, problems
@@ -271,8 +284,8 @@ def _read_list(folder: Path, number: int, known: set[str]) -> tuple[dict[str, st
 _SIDES = {"train": "train", "test": "validation"}
 
 
-def _names(path: Path) -> set[str]:
-    return set(path.read_text(encoding="utf-8-sig", errors="replace").split())
+def _words(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8-sig", errors="replace").split()
 
 
 def _published_list_0(recordings: Recordings, seed: int) -> list[Split]:

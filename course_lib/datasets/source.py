@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 def load(name: str | Path, source: str = "auto", progress: bool = True) -> Recordings:
     """Load a data set by name, or a folder of class folders by path.
 
-    `source="auto"` takes the recordings found in `COURSE_DATA`, else a stand-in made before, else downloads them
+    `source="auto"` takes the recordings in `COURSE_DATA`, else a stand-in made before, else downloads them
     (not when `COURSE_OFFLINE` is set), else makes a stand-in: synthetic recordings in the same layout, with
     `.source == "stand-in"`. `source="real"` never makes up anything. Raises DatasetError.
 
@@ -59,6 +59,8 @@ def stand_in(name: str, progress: bool = False, **size: int) -> Recordings:
     wanted = get(name)
     if wanted.write_stand_in is None:
         raise DatasetError(f"{name} has no stand-in; set COURSE_DATA to the folder that holds {name}/")
+    if wrong := [key for key, value in size.items() if not isinstance(value, int) or not 0 <= value < 10**9]:
+        raise DatasetError(f"{', '.join(wrong)} of the stand-in for {name} must be a whole number, 0 or more")
     target = _stand_in_folder(wanted, **size)
     if not target.is_dir():
         try:

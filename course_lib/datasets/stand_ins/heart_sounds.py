@@ -54,7 +54,7 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Heart:
-    """A heartbeat that is known: the sound (samples,) and the seconds at which S1 and S2 begin."""
+    """A heartbeat with its timing: the sound (samples,) and the seconds at which S1 and S2 begin."""
 
     waveform: np.ndarray
     s1: np.ndarray
@@ -101,13 +101,13 @@ def record(sound: np.ndarray, device: Device, random: np.random.Generator, noisi
     """
     noise = _coloured(random, len(sound), device.slope) * 10 ** ((device.noise_db + noisier_db) / 20)
     hum = np.sqrt(2) * np.sin(2 * np.pi * 50 * np.arange(len(sound)) / SAMPLE_RATE + random.uniform(0, 2 * np.pi))
-    heard = sound / sound.std() + noise + 10 ** (device.hum_db / 20) * hum
-    heard = _filtered(heard, "bandpass", device.band)
-    heard = heard + 2 * scipy.signal.lfilter(*scipy.signal.iirpeak(device.ringing, 4, SAMPLE_RATE), heard)
+    recorded = sound / sound.std() + noise + 10 ** (device.hum_db / 20) * hum
+    recorded = _filtered(recorded, "bandpass", device.band)
+    recorded = recorded + 2 * scipy.signal.lfilter(*scipy.signal.iirpeak(device.ringing, 4, SAMPLE_RATE), recorded)
     if random.uniform() < 0.1:  # a knock or two
-        for knock in random.integers(0, len(heard), random.integers(1, 3)):
-            heard[knock : knock + 20] += 8 * heard.std() * np.hanning(20)[: len(heard) - knock]
-    return heard * (device.peak * random.uniform(0.7, 1.0) / np.abs(heard).max())
+        for knock in random.integers(0, len(recorded), random.integers(1, 3)):
+            recorded[knock : knock + 20] += 8 * recorded.std() * np.hanning(20)[: len(recorded) - knock]
+    return recorded * (device.peak * random.uniform(0.7, 1.0) / np.abs(recorded).max())
 
 
 def write(folder: Path, recordings: int = 360, seconds: int = 8, seed: int = 0, progress: bool = False) -> None:
@@ -145,9 +145,9 @@ def write(folder: Path, recordings: int = 360, seconds: int = 8, seed: int = 0, 
         sf.write(folder / f"training-{letter}" / f"{name}.wav", waveform, SAMPLE_RATE, "PCM_16")
         lines[letter].append((name, label, "" if lost else str(int(not noisy))))
     for letter, rows in lines.items():
-        place = folder / f"training-{letter}"
-        _write_lines(place / "REFERENCE.csv", [f"{name},{label}" for name, label, _ in rows])
-        _write_lines(place / "REFERENCE_withSQI.csv", [f"{name},{label},{quality}" for name, label, quality in rows])
+        subset = folder / f"training-{letter}"
+        _write_lines(subset / "REFERENCE.csv", [f"{name},{label}" for name, label, _ in rows])
+        _write_lines(subset / "REFERENCE_withSQI.csv", [f"{name},{label},{quality}" for name, label, quality in rows])
     labels = {name: label for rows in lines.values() for name, label, _ in rows if name not in flagged}
     _write_lists(folder / "folds_spectnet", labels, flagged, seed)
 
@@ -189,10 +189,10 @@ def _sound(random: np.random.Generator, seconds: float, partials: tuple[float, .
 def _place(shape: np.ndarray, seconds: np.ndarray, strength: np.ndarray, length: int) -> np.ndarray:
     """The shape, begun at each of the given times with the given strength, in `length` samples."""
     lead = 2 * SAMPLE_RATE  # room for a beat that began before the recording
-    places = np.round(seconds * SAMPLE_RATE).astype(int) + lead
-    inside = (places >= 0) & (places < lead + length)
+    starts = np.round(seconds * SAMPLE_RATE).astype(int) + lead
+    inside = (starts >= 0) & (starts < lead + length)
     impulses = np.zeros(lead + length)
-    impulses[places[inside]] = strength[inside]
+    impulses[starts[inside]] = strength[inside]
     return scipy.signal.fftconvolve(impulses, shape)[lead : lead + length]
 
 
