@@ -269,13 +269,11 @@ def _read_list(folder: Path, number: int, listed: set[str]) -> tuple[dict[str, s
         return {}, [f"{LISTS_FOLDER}: list {number} cannot be read ({error})"]
     sides = {side: set(lines[side]) for side in lines}
     problems = [f"{LISTS_FOLDER}: {files[side].name} is empty" for side in sides if not sides[side]]
+    twice = {name for words in lines.values() for name, count in Counter(words).items() if count > 1}
     for what, names in (
         ("names unknown recordings", (sides["train"] | sides["test"]) - listed),
         ("has on both sides", sides["train"] & sides["test"]),
-        (
-            "has more than once",
-            {name for names in lines.values() for name, count in Counter(names).items() if count > 1},
-        ),
+        ("has more than once", twice),
     ):
         problems += [f"{LISTS_FOLDER}: list {number} {what}: {first_few(sorted(names))}"] if names else []
     return {name: side for side, names in sides.items() for name in names}, problems
