@@ -101,7 +101,7 @@ def _interval(
     counts: pd.DataFrame, per_group: pd.Series, per_seed: pd.Series, over_groups: bool
 ) -> tuple[float, float]:
     """Over groups that are new to the model; else over the recordings, or over the seeds if that is wider."""
-    if over_groups and len(per_group) < evaluation.FEW_GROUPS:
+    if over_groups and len(per_group) < evaluation.intervals.FEW_GROUPS:
         low, high = evaluation.t_interval(per_group)
         return max(low, 0.0), min(high, 1.0)
     if over_groups:
