@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from course_lib.clips import Clips
 from course_lib.models.base import Classifier, Losses
 from course_lib.training import History, ModelError, Settings, TrainingError, fit, require_fitting
-from course_lib.training.fit import mixed_up
+from course_lib.training.trainer import mixed_up
 
 SAMPLES = 64
 CPU = torch.device("cpu")
