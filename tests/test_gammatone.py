@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank
-from course_lib.layers.gammatone import scales
+from course_lib.layers.gammatone import response, scales
 
 BACKENDS = ["reference", "fft", "recursive"]
 every = pytest.mark.parametrize("backend", BACKENDS)
@@ -46,6 +46,17 @@ def test_frequency_responses_are_the_transform_of_impulse_responses(order: int) 
     assert responses.shape == (10, 4000)
     at = torch.fft.rfftfreq(4000, 1 / 8000).double()
     torch.testing.assert_close(layer.frequency_response(at), torch.fft.rfft(responses), rtol=1e-6, atol=1e-6)
+
+
+def test_long_responses_are_exact_in_single_precision() -> None:
+    """The phase of a narrow filter at a high frequency reaches ten thousands of radians."""
+    decay, frequency = torch.tensor([1e-3]), torch.tensor([2.5])
+    single, double = (
+        response.impulse_response(decay.to(dtype), frequency.to(dtype), 4, 30_000)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert single.dtype == torch.float32
+    assert (single - double).abs().max() < 1e-7 * double.abs().max()
 
 
 @pytest.mark.parametrize("bandwidth", [20.0, 60.0, 180.0])

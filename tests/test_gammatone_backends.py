@@ -164,7 +164,8 @@ def test_any_sizes(clips: int, n_filters: int, order: int, window: int, hop: int
         )
         energies, expected = layer.energies(waveforms), oracle_of(layer, waveforms)[0]
         assert energies.shape == (clips, n_filters, more // hop + 1)
-        torch.testing.assert_close(energies.double(), expected, rtol=2e-3, atol=1e-6 * expected.max().item())
+        rounding = 1e-6 * expected.max().item() + 1e-14  # where the response is 0, an FFT is not
+        torch.testing.assert_close(energies.double(), expected, rtol=2e-3, atol=rounding)
 
 
 # Gradients

@@ -15,7 +15,7 @@ from course_lib import environment
 
 PROJECT = tomllib.loads((environment.CHECKOUT / "pyproject.toml").read_text())["project"]
 
-# As in a fresh environment: packages of the extras are not found.
+# As in a fresh environment: there are no packages of the extras.
 REFUSE = """
 import json, sys
 class Core:
@@ -36,18 +36,18 @@ def _name(requirement: str) -> str:
 
 
 def _closure(names: set[str]) -> set[str]:
-    """Distributions and all that they require here."""
-    found: set[str] = set()
-    while names - found:
-        name = (names - found).pop()
-        found.add(name)
+    """Distributions and all that they require."""
+    closure: set[str] = set()
+    while names - closure:
+        name = (names - closure).pop()
+        closure.add(name)
         try:
             requirements = [Requirement(each) for each in importlib.metadata.requires(name) or ()]
         except importlib.metadata.PackageNotFoundError:
             continue
         wanted = (each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""}))
         names |= {_name(each.name) for each in wanted}
-    return found
+    return closure
 
 
 def _core_alone(code: str) -> list[str]:

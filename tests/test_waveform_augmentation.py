@@ -90,7 +90,7 @@ def test_a_seed_repeats_and_the_next_draw_is_another(name: str, words: Tensor) -
 @every
 def test_each_clip_of_a_batch_gets_its_own_draw(name: str, words: Tensor) -> None:
     same = words[3:].expand(6, -1)
-    if name == "MixBackground":  # of the same clip nothing but another clip at another level can be heard
+    if name == "MixBackground":  # of the same clip nothing but another clip at another level is audible
         same = torch.cat([same[:5], noises(1, 8000, seed=1)])
     changed = training(LAYERS[name]())(same)
     assert len(torch.unique(changed[:5], dim=0)) >= 4
@@ -185,7 +185,7 @@ def test_gain_is_one_factor_a_clip_uniform_in_decibels() -> None:
 
 
 def test_a_shift_moves_both_ways_by_at_most_its_share_and_brings_in_zeros() -> None:
-    samples = torch.arange(1.0, 101.0).expand(200, -1)  # each sample tells its place
+    samples = torch.arange(1.0, 101.0).expand(200, -1)  # each sample is its own position
     moved = training(RandomShift(0.1))(samples)
     offsets = set()
     for clip in moved:
@@ -282,7 +282,7 @@ def test_the_background_is_another_clip_of_the_batch_at_the_promised_level(words
 
 
 def test_the_background_is_any_of_the_others_in_a_share_of_the_clips() -> None:
-    alone = torch.eye(5)  # each clip sounds at a place of its own
+    alone = torch.eye(5)  # each clip sounds at a sample of its own
     alone[:, -1] = 1  # and ends there, so that all of it comes before the padding
     chosen = torch.zeros(5, 5)
     layer = training(MixBackground(0, 0, share=0.5))
@@ -299,13 +299,13 @@ def test_the_band_filter_has_the_slopes_of_scipys_butterworth_filters(order: int
     layer = RandomBandFilter(RATE, lowest=200, low=200, high=2500, highest=2500, order=order, share=1.0)
     click = torch.zeros(1, 4000)
     click[0, 2000], click[0, -1] = 1, 1e-20  # the last sample tells that none of it is padding
-    found = np.abs(np.fft.rfft(training(layer)(click)[0].double().numpy()))[1:]
+    gain = np.abs(np.fft.rfft(training(layer)(click)[0].double().numpy()))[1:]
     hertz = np.fft.rfftfreq(4000, 1 / RATE)[1:]
     expected = np.ones(2000)
     for edge, kind in ((200, "highpass"), (2500, "lowpass")):
         filter_ = scipy.signal.butter(order, 2 * np.pi * edge, kind, analog=True)
         expected *= np.abs(scipy.signal.freqs(*filter_, worN=2 * np.pi * hertz)[1])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(gain, expected, atol=1e-4)
 
 
 def test_the_edges_of_the_band_are_drawn_within_their_ranges() -> None:
@@ -368,9 +368,9 @@ def test_a_share_of_the_clips_is_inverted() -> None:
 
 @given(st.floats(1, 1000), st.floats(1, 4), st.integers(1, 6))
 def test_butterworth_edges_are_at_half_power(lower: float, times: float, order: int) -> None:
-    wide = torch.tensor(1e12)
+    far = torch.tensor(1e12)
     edge = torch.tensor([lower])
-    assert butterworth(edge, edge, wide, order).item() == pytest.approx(0.5**0.5, rel=1e-4)
+    assert butterworth(edge, edge, far, order).item() == pytest.approx(0.5**0.5, rel=1e-4)
     assert butterworth(edge, torch.tensor(1e-9), edge, order).item() == pytest.approx(0.5**0.5, rel=1e-4)
     # Beyond the edge a slope falls by 6 dB an octave and order, from half power on.
     assert butterworth(edge * times, torch.tensor(1e-9), edge, order).item() == pytest.approx(
@@ -408,8 +408,8 @@ def test_mixed_reaches_the_ratio_whatever_the_levels(snr: float, loudness: float
     added = mixed(waveforms, noise, snr).double() - waveforms.double()
     assert not added[0, length:].any()
     for row, sounding in enumerate((length, 60)):
-        found = ratio_in_db(waveforms[row, :sounding], added[row, :sounding])
-        assert found == pytest.approx(snr, abs=0.05)
+        ratio = ratio_in_db(waveforms[row, :sounding], added[row, :sounding])
+        assert ratio == pytest.approx(snr, abs=0.05)
         assert torch.cosine_similarity(added[row, :sounding], noise[row, :sounding].double(), dim=0) > 0.999
 
 

@@ -44,7 +44,7 @@ class TimeFrequencyWarp(ImageAugmentation):
     Along time by a factor from `1 / (1 + tempo)` to `1 + tempo` and up to the fraction `delay` of the frames either
     way; along frequency by a log-normal factor with standard deviation `stretch` and a normal `shift` (fraction of
     the bands), as a longer or shorter vocal tract does. Beyond the edges of the image its edge values are repeated.
-    Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", here on the mel axis.
+    Source: Jaitly and Hinton 2013, "Vocal tract length perturbation", in this layer on the mel axis.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -89,8 +89,8 @@ class SpecAugment(ImageAugmentation):
             position = torch.arange(images.shape[axis], device=images.device)
             hidden = torch.zeros(len(images), images.shape[axis], dtype=torch.bool, device=images.device)
             for _ in range(self.masks):
-                wide = uniform(images, 0, min(width, images.shape[axis]))
-                first = torch.rand_like(wide) * (images.shape[axis] - wide)
-                hidden |= (position >= first) & (position < first + wide)
+                masked = uniform(images, 0, min(width, images.shape[axis]))
+                first = torch.rand_like(masked) * (images.shape[axis] - masked)
+                hidden |= (position >= first) & (position < first + masked)
             images = torch.where(hidden.unsqueeze(3 - axis), mean, images)
         return images

@@ -281,9 +281,9 @@ class TimeMask(Augmentation):
         position = torch.arange(waveforms.shape[1], device=waveforms.device)
         length = sounding_length(waveforms)
         for _ in range(self.masks):
-            wide = uniform(waveforms, 0, self.longest) * length
-            first = uniform(waveforms, 0, 1) * (length - wide)
-            hidden = (position >= first.ceil().long()) & (position < (first + wide).ceil().long())
+            masked = uniform(waveforms, 0, self.longest) * length
+            first = uniform(waveforms, 0, 1) * (length - masked)
+            hidden = (position >= first.ceil().long()) & (position < (first + masked).ceil().long())
             waveforms = torch.where(hidden, 0.0, waveforms)
         return waveforms
 

@@ -23,7 +23,7 @@ BACKENDS = ("auto", "reference", "fft", "recursive")
 
 _BANDWIDTHS = (math.log(1 / 20), math.log(20))  # of the ear's bandwidth
 _GAINS = (-7.0, 7.0)  # of where they start: 61 dB down or up
-_MARGIN = 1e-5  # of a range, kept from its ends
+_MARGIN = 1e-5  # of a range, free at both ends
 _LEARNING_RATES = {"centre_frequency": 10.0, "bandwidth": 10.0, "gain": 1.0}
 
 
@@ -117,7 +117,7 @@ class GammatoneFilterbank(FrontEnd):
 
         Order 4, bandwidths of 100 Hz, centres equally spaced in mel from 0 Hz to Nyquist, factor a = 1; sums of
         squares over 25 samples every 10, log(sum + 1e-16). As after a convolution with 81 taps, the first 80 outputs
-        are left out; the tail of the response that 81 taps cut off is kept (at 100 Hz and 1 kHz: nothing).
+        are left out; the tail of the response that 81 taps cut off remains (at 100 Hz and 1 kHz: nothing).
 
         Notebook: 05_heart_sounds_physionet
         """

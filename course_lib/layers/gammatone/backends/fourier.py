@@ -1,4 +1,4 @@
-"""Convolution through the FFT in plain torch, with the derivatives found on the way forward."""
+"""Convolution through the FFT in plain torch, with the derivatives computed in the forward pass."""
 
 from __future__ import annotations
 

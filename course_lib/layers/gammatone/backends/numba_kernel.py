@@ -64,7 +64,7 @@ def _advance(
     sums: Any,
     mix: Any,
 ) -> tuple[Any, Callable[..., Any]]:
-    """Filter segments first .. last - 1 (samples edges[s] .. edges[s + 1] - 1), the state kept in vector registers.
+    """Filter segments first .. last - 1 (samples edges[s] .. edges[s + 1] - 1), the state held in vector registers.
 
     All arrays end in 16 lanes: poles[t % 16] are Re p and Im p, gains[j] is c_j level, state[j] are Re v_j and Im v_j,
     left as they are after the last sample. sums[s] becomes the sums of y^2, y Re v_0 and y Im v_0 over segment s. The

@@ -9,10 +9,10 @@ import numpy as np
 from course_lib.layers.gammatone import response
 from course_lib.layers.gammatone.pooling import Pooling
 
-# numba keeps its compiled kernel until numba_kernel.py itself changes: touch that file after changing one of these.
+# numba uses its stored kernel until numba_kernel.py itself changes: touch that file after changing one of these.
 LANES = 16  # filters that are computed side by side
 LONGEST_SEGMENT = 64  # samples
-# A pole in float32 is up to 6e-8 off, which a narrow filter would hear. So it takes turns with its neighbours, in such
+# A pole in float32 is up to 6e-8 off, too much for a narrow filter. So it takes turns with its neighbours, in such
 # an order that their product over a round is right to 6e-8.
 ROUND = 16
 RING_IN = 36.0  # time constants after which a filter has forgotten its past (below -190 dB, order 6 included)

@@ -55,9 +55,9 @@ def _filter(
     for j in tl.static_range(ORDER + 1):
         gain = gain + (tl.load(gains + j * filters + lanes, mask=real, other=0.0),)  # noqa: RUF005
     slowest = tl.min(tl.load(decays + lanes, mask=real, other=1e9))
-    heard = tl.load(edges + first)
-    time = tl.maximum(heard - tl.ceil(RING_IN / slowest).to(tl.int64), 0)
-    while time < heard:
+    start = tl.load(edges + first)
+    time = tl.maximum(start - tl.ceil(RING_IN / slowest).to(tl.int64), 0)
+    while time < start:
         turn = poles + 2 * (time % ROUND) * filters + lanes
         re_pole = tl.load(turn, mask=real, other=0.0)
         im_pole = tl.load(turn + filters, mask=real, other=0.0)
