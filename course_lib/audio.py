@@ -16,6 +16,7 @@ from torch import Tensor
 from course_lib import CourseError, containers
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
+CHANNELS = ("mean", "left", "right", "side")
 LOWEST_RATE, HIGHEST_RATE = 100, 768_000
 _LARGEST = 2.0**31  # full scale of 32-bit integers; more is damage, and its square soon infinite
 _CANCELLED = 0.1  # of the power that channels have in their mean when they are unlike each other
@@ -27,9 +28,6 @@ _MP3_PADDING = 4 * 1152  # more than encoders put before and after the sound
 _MOST_SAMPLES = 2**30  # after resampling: six hours at 44.1 kHz
 
 
-CHANNELS = ("mean", "left", "right", "side")
-
-
 class AudioError(CourseError, ValueError):
     """A sound file cannot be used; the message names the file and the reason."""
 
@@ -37,8 +35,9 @@ class AudioError(CourseError, ValueError):
 def read(path: str | Path, sample_rate: int | None = None, channel: str = "mean") -> Tensor:
     """Read a sound file as a mono waveform, shape (samples,), float32; full scale is 1.
 
-    Channels are averaged; of two channels `channel` may be left, right or side, half their difference. With `sample_rate` (Hz) the waveform is resampled to it, otherwise it keeps its own.
-    Raises AudioError as `read_channels` does, for channels that cancel each other, and for the side of other than two.
+    Channels are averaged; of two, `channel` may also be left, right or side (half their difference), of one left or
+    right. With `sample_rate` (Hz) the waveform is resampled to it, otherwise it keeps its own.
+    Raises AudioError as `read_channels` does, for channels that cancel each other, and for a channel that is not there.
 
     Notebook: 01_waveforms_and_spectrograms
     """
@@ -158,13 +157,11 @@ def fits_int16(waveform: Tensor) -> bool:
 def _mixed(channels: Tensor, channel: str, path: str | Path) -> Tensor:
     if channel not in CHANNELS:
         raise AudioError(f"a channel is {', '.join(CHANNELS)}, not {channel!r}")
-    if channel == "side":
-        if len(channels) != 2:
-            raise AudioError(f"{path} has {len(channels)} channels, so it has no side; read another channel")
-        return (channels[0] - channels[1]) / 2
     if channel == "mean":
         return channels[0] if len(channels) == 1 else _mean(channels, path)
-    return channels[0 if channel == "left" else -1]
+    if len(channels) > 2 or (channel == "side" and len(channels) == 1):
+        raise AudioError(f"{path} has {len(channels)} channels, so none of them is the {channel}; read another channel")
+    return (channels[0] - channels[1]) / 2 if channel == "side" else channels[0 if channel == "left" else -1]
 
 
 def _mean(channels: Tensor, path: str | Path) -> Tensor:

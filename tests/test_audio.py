@@ -220,6 +220,20 @@ def test_channels_can_be_read_apart(tmp_path: Path) -> None:
     torch.testing.assert_close(channels, torch.from_numpy(both.T.copy()).float())
 
 
+def test_one_channel_or_the_side_can_be_read(tmp_path: Path) -> None:
+    left, right = tone(100), tone(100, 1000)
+    path = write(tmp_path / "two.wav", np.stack([left, right], 1), "FLOAT")
+    for channel, sound in {"left": left, "right": right, "side": (left - right) / 2}.items():
+        torch.testing.assert_close(audio.read(path, channel=channel), torch.from_numpy(sound).float())
+    one, four = write(tmp_path / "one.wav"), write(tmp_path / "four.wav", np.tile(left[:, None], 4))
+    assert torch.equal(audio.read(one, channel="right"), audio.read(one))
+    for file, channel in ((one, "side"), (four, "left"), (four, "right"), (four, "side")):
+        with pytest.raises(AudioError, match=f"none of them is the {channel}"):
+            audio.read(file, channel=channel)
+    with pytest.raises(AudioError, match="not 'middle'"):
+        audio.read(one, channel="middle")
+
+
 @pytest.mark.parametrize("other", [-1.0, -0.8, -1.2])
 def test_channels_that_cancel_are_refused(tmp_path: Path, other: float) -> None:
     for offset in (0.0, 0.1):
