@@ -1,0 +1,72 @@
+"""The pages of docs/: what they show runs, and what they link to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from course_lib import environment
+from course_lib.__main__ import main
+from course_lib.datasets import catalogue
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_of_the_checkout(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    local = [link for link in links if not link.startswith(("http://", "https://"))]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_readme_is_one_page() -> None:
+    assert (ROOT / "README.md").stat().st_size < 6_000
+
+
+def test_every_variable_is_documented() -> None:
+    source = Path(environment.__file__).read_text()
+    page = (ROOT / "docs" / "environment.md").read_text()
+    assert set(re.findall(r'"(COURSE_\w+)"', source)) == set(re.findall(r"^\| `(COURSE_\w+)`", page, re.MULTILINE))
+
+
+@pytest.fixture
+def no_other_data_sets() -> Iterator[None]:
+    """Whatever a test adds to the catalogue is taken out again."""
+    before = dict(catalogue.ENTRIES)
+    yield
+    catalogue.ENTRIES.clear()
+    catalogue.ENTRIES.update(before)
+    catalogue._FILES_READ.clear()
+
+
+@pytest.mark.usefixtures("no_other_data_sets")
+def test_a_data_set_of_ones_own_goes_from_file_to_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "own_sounds.md").read_text()
+    for name, content in re.findall(r"<!-- file (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_DATA", "data")
+    monkeypatch.setenv("COURSE_CACHE", "cache")
+    shell, python = re.findall(r"<!-- run -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    for line in shell.splitlines():
+        word, *words = shlex.split(line)
+        if word == "export":
+            for variable, value in (each.split("=") for each in words):
+                monkeypatch.setenv(variable, value)
+        else:
+            assert [word, *words[:2]] == ["python", "-m", "course_lib"]
+            assert main(words[2:]) == 0
+    shown = capsys.readouterr().out
+    assert "| Log-mel CNN (`birds_recipes/log_mel" in shown
+    assert "intervals over 4 sites" in shown and "worst site" in shown
+    exec(python, {})
+    assert (tmp_path / "birds.png").stat().st_size > 10_000
