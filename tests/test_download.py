@@ -174,7 +174,9 @@ def test_fetches_the_published_recordings(
 
 def test_a_folder_that_is_there_is_not_fetched_again(home: Path, tiny: Callable[..., Dataset]) -> None:
     (home / "tiny").mkdir(parents=True)
+    (home / ".tiny-archives").mkdir()
     assert fetch(tiny("http://127.0.0.1:9/nobody")) == home / "tiny"
+    assert [path.name for path in home.iterdir()] == ["tiny"]
 
 
 def test_several_archives_make_one_folder(

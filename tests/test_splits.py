@@ -266,6 +266,12 @@ def test_a_class_of_one_group_stays_in_the_training_side_and_is_named(caplog: py
     assert "no recording of b can be held out" in caplog.text
 
 
+def test_a_class_of_one_recording_is_named() -> None:
+    recordings = recordings_of([(0, "u"), (0, "v"), (0, "w"), (2, "x")])
+    with pytest.raises(DatasetError, match=r"tiny: cannot hold out 30% .*: there is only one recording of c"):
+        splits.random(recordings, 0.3)
+
+
 def test_a_published_split_may_have_a_validation_side() -> None:
     sides = {"u": "train", "v": "validation", "w": "test"}
     rows = [(label, group) for group in sides for label in (0, 1)]

@@ -53,7 +53,9 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
     """
     dataset = wanted if isinstance(wanted, Dataset) else _by_name(wanted)
     target = dataset.folder
+    archives = target.with_name(f".{target.name}-archives")
     if target.is_dir():
+        shutil.rmtree(archives, ignore_errors=True)  # of an attempt that something else has overtaken
         return target
     if not dataset.archives or dataset.megabytes <= 0:
         raise DatasetError(f"{dataset.name} has no archives of a known size to download; put it into {target}")
@@ -61,7 +63,6 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
         raise DatasetError(
             f"COURSE_OFFLINE forbids fetching {dataset.name}; unset it, or put the data set into {target}"
         )
-    archives = target.with_name(f".{target.name}-archives")
     worth_keeping = len(dataset.archives) > 1
     try:
         with files.whole_folder(target) as folder:

@@ -11,8 +11,8 @@ from course_lib.datasets.recordings import DatasetError, first_few, is_utf8
 
 ENDINGS = (".wav", ".flac", ".ogg")
 _OTHER_ENDINGS = (
-    *".mp3 .aif .aiff .aifc .m4a .mp4 .aac .wma .opus .oga .caf .au .snd".split(),
-    *".w64 .rf64 .amr .webm .mka .3gp .ra .ape".split(),
+    *".mp3 .mp2 .aif .aiff .aifc .m4a .mp4 .aac .wma .opus .oga .caf .au .snd .voc .sph .raw .pcm".split(),
+    *".wave .bwf .w64 .rf64 .amr .webm .mka .3gp .ra .ape .wv .tta .dsf .m4b".split(),
 )
 _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"}
 _log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ def _entries(folder: Path) -> list[tuple[Path, bool]]:
         raise DatasetError(f"{folder} cannot be listed ({error.strerror}); make it readable, or move it away") from None
     if broken:
         raise DatasetError(f"{folder} holds links that lead nowhere: {first_few(broken)}; mend or remove them")
-    if strange := [ascii(path.name) for path, _ in entries if not is_utf8(path.name)]:
+    relevant = (path for path, is_folder in entries if is_folder or path.suffix.lower() in ENDINGS + _OTHER_ENDINGS)
+    if strange := [ascii(path.name) for path in relevant if not is_utf8(path.name)]:
         raise DatasetError(f"{str(folder)!a} holds names that are not UTF-8: {first_few(strange)}; rename them")
     return entries

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -202,6 +203,8 @@ def _draw(
         if whole_groups and len(np.unique(groups)) < len(rows):
             smaller = _draw_groups(labels, groups, fraction, seed)
             larger = np.setdiff1d(np.arange(len(rows)), smaller)
+        elif single := [recordings.class_names[label] for label, count in Counter(labels).items() if count == 1]:
+            raise ValueError(f"there is only one recording of {first_few(single)}")
         else:
             splitter = StratifiedShuffleSplit(1, test_size=fraction, random_state=seed)
             larger, smaller = next(splitter.split(rows, labels))
