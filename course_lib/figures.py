@@ -369,9 +369,9 @@ def benchmark(report: Mapping[str, Any], ours: str) -> Figure:
     """
     rows = [row | {"case": case["case"]} for case in report["cases"] for row in case["rows"] if "left_out" not in row]
     table = pd.DataFrame(rows)
-    kept = table[table["candidate"] == ours].set_index("case")["saved_mb"]
+    saved = table[table["candidate"] == ours].set_index("case")["saved_mb"]
     table = table[table["candidate"] != ours]
-    table["memory"] = (table["saved_mb"] / table["case"].map(kept).clip(lower=1e-3)).where(table["saved_mb"] > 0)
+    table["memory"] = (table["saved_mb"] / table["case"].map(saved).clip(lower=1e-3)).where(table["saved_mb"] > 0)
     figure, axes = plt.subplots(1, 2, figsize=(11, 1.6 + 0.45 * table["case"].nunique()), sharey=True)
     titles = {"step_to_ours": "time of a training step", "memory": "memory kept for it"}
     for panel, (column, title) in zip(axes, titles.items(), strict=True):

@@ -11,25 +11,25 @@ def grad_cam(model: nn.Module, layer: nn.Module, waveforms: Tensor, classes: Ten
     """Images (batch, height, width) of a model's front end and, in the same shape, heat maps from 0 to 1.
 
     The feature maps that `layer` puts out are added up, each weighted with the mean of its gradient of the logit of
-    `classes` (batch,), and what is negative is cut off. Heat is relative to the hottest place of each image.
+    `classes` (batch,), and what is negative is cut off. Heat is relative to the hottest point of each image.
     Source: Selvaraju et al. 2017, "Grad-CAM".
 
     Notebook: 02_spoken_digits_cnn
     """
-    kept: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     was_training = model.training
     hooks = [
-        layer.register_forward_hook(lambda _module, _inputs, output: kept.update(maps=output)),
-        model.front_end.register_forward_hook(lambda _module, _inputs, output: kept.update(images=output)),
+        layer.register_forward_hook(lambda _module, _inputs, output: outputs.update(maps=output)),
+        model.front_end.register_forward_hook(lambda _module, _inputs, output: outputs.update(images=output)),
     ]
     try:
         logits = model.eval()(waveforms)
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), kept["maps"])
+        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), outputs["maps"])
     finally:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    heat = (weights * kept["maps"]).sum(dim=1, keepdim=True).relu().detach()
-    heat = functional.interpolate(heat, kept["images"].shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return kept["images"].detach(), heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    heat = (weights * outputs["maps"]).sum(dim=1, keepdim=True).relu().detach()
+    heat = functional.interpolate(heat, outputs["images"].shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return outputs["images"].detach(), heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)

@@ -26,20 +26,23 @@ def scores(labels: ArrayLike, predicted: ArrayLike, n_classes: int) -> dict[str,
 
 
 def scores_of_confusion(confusion: ArrayLike) -> dict[str, float]:
-    """`scores` from a confusion matrix (n_classes, n_classes)."""
+    """`scores` from a confusion matrix (n_classes, n_classes).
+
+    Notebook: 05_heart_sounds_physionet
+    """
     confusion = np.asarray(confusion, dtype=float)
     right, true, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     with np.errstate(invalid="ignore"):
         recall, precision, f1 = right / true, right / called, 2 * right / (true + called)
-    found = {
+    of_all = {
         "balanced_accuracy": float(recall[true > 0].mean()),
         "accuracy": float(right.sum() / confusion.sum()),
         "macro_f1": float(np.nanmean(f1)),
     }
     if len(confusion) == 2:
         names = ("sensitivity", "specificity", "precision", "f1")
-        found |= dict(zip(names, map(float, (recall[1], recall[0], precision[1], f1[1])), strict=True))
-    return found
+        of_all |= dict(zip(names, map(float, (recall[1], recall[0], precision[1], f1[1])), strict=True))
+    return of_all
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, n_classes: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What else can be read from the features of a network."""
+"""How well groups, such as recording devices, can be read from the features of a network."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds
     if len(names) < 2:
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"a probe in {folds} folds needs {folds} recordings of each of two groups; there are {counts}")
-    kept = np.isin(groups, names)
-    embeddings, groups, recordings = embeddings[kept], groups[kept], recordings[kept]
+    rows = np.isin(groups, names)
+    embeddings, groups, recordings = embeddings[rows], groups[rows], recordings[rows]
     classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     predicted = cross_val_predict(classifier, embeddings, groups, groups=recordings, cv=split)

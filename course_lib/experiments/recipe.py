@@ -6,48 +6,34 @@ Notebook: 02_spoken_digits_cnn
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from torch import nn
 
-from course_lib import CourseError, datasets, evaluation, layers, models, training
+from course_lib import datasets, evaluation, models, training
 from course_lib.clips import Clips
 from course_lib.datasets import DatasetError, Preparation, Protocol, Recordings, Split, splits
+from course_lib.datasets.decoded import copies
 from course_lib.experiments import result as files
+from course_lib.experiments.form import BUILD_ERRORS, Adversarial, Clip, Form, Model, RecipeError, Validation
 from course_lib.experiments.result import Result, digest_of
 from course_lib.training import Settings
 
-# What models and layers raise when they are built or used in a way that they were not made for.
-BUILD_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, MemoryError)
 _PROBE_FOLDS = 5
 _NAME = re.compile(r"[^\W_.][^/\\\0]{0,99}(/[^\W_.][^/\\\0]{0,99})*")
 
 
-class RecipeError(CourseError, ValueError):
-    """A recipe cannot be used; the message names the file, the key and what is allowed."""
-
-
 @dataclass(frozen=True)
 class Fold:
-    """One fold of one seed of a protocol: the recordings, who is on which side, and how many folds there are."""
+    """One fold of one seed of a protocol: the recordings, which are on which side, and how many folds there are."""
 
     recordings: Recordings
     protocol: Protocol
@@ -81,76 +67,6 @@ class Prediction:
     model: nn.Module | None = field(default=None, repr=False)
 
 
-class Form(BaseModel):
-    """Base of the parts of a recipe: strict types, no unknown keys, no infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Clip(Form):
-    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or where `starts` names.
-
-    `starts` is one of the data set's ways to find where clips begin; with `hop_seconds` a clip starts at least so much
-    after the one before.
-    """
-
-    seconds: float = Field(gt=0, le=60)
-    hop_seconds: float | None = Field(None, gt=0, le=3600)
-    starts: str | None = None
-
-
-class Validation(Form):
-    """The part of the training side that chooses the best epoch and, between two classes, the threshold."""
-
-    fraction: float = Field(gt=0, lt=1)
-    by: Literal["group", "recording", "recording_in_group"] = "group"
-
-
-class Model(Form):
-    """A class of `course_lib.models`, its settings, and the layers of its front end (empty: the model's own)."""
-
-    name: str
-    settings: dict[str, Any] = {}
-    front_end: list[dict[str, dict[str, Any]]] = []
-
-    @model_validator(mode="after")
-    def _known(self) -> Model:
-        if self.name == "DomainAdversarial":
-            raise ValueError("DomainAdversarial wraps another model; name that one, and add 'adversarial: {weight: 1}'")
-        _check_call(models, self.name, self.settings)
-        for layer in self.front_end:
-            if len(layer) != 1:
-                raise ValueError(f"a layer of the front end is written 'Name: {{settings}}', not {layer}")
-            for name, arguments in layer.items():
-                _check_call(layers, name, arguments)
-        return self
-
-    def build(self, n_classes: int) -> nn.Module:
-        """The model with fresh weights. Raises RecipeError."""
-        arguments = dict(self.settings)
-        calls = [call for layer in self.front_end for call in layer.items()]
-        try:
-            if calls:
-                arguments["front_end"] = nn.Sequential(*(getattr(layers, name)(**given) for name, given in calls))
-            return getattr(models, self.name)(n_classes=n_classes, **arguments)
-        except BUILD_ERRORS as error:
-            raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
-
-    def identity(self) -> list[Any]:
-        """The model and the layers of its front end with every argument, default ones included."""
-        calls = [(layers, name, given) for layer in self.front_end for name, given in layer.items()]
-        return [
-            [name, _resolved(module, name, given)]
-            for module, name, given in [(models, self.name, self.settings), *calls]
-        ]
-
-
-class Adversarial(Form):
-    """A second head that predicts the group, against which the features are trained with up to `weight`."""
-
-    weight: float = Field(gt=0, le=1000)
-
-
 class Experiment(Form):
     """What every experiment has: a name, a title, a data set, and how many seeds of which protocols are reported."""
 
@@ -179,11 +95,11 @@ class Experiment(Form):
 
     def fold(self, recordings: Recordings, protocol: str, name: str | None = None, seed: int = 0) -> Fold:
         """One fold of a protocol, by its name (None: the first). Raises RecipeError and DatasetError."""
-        found = self.folds(recordings, protocol, seed)
-        for fold in found:
+        folds = self.folds(recordings, protocol, seed)
+        for fold in folds:
             if name in (None, fold.split.name):
                 return fold
-        raise RecipeError(f"{protocol} has no fold {name!r}; it has {', '.join(fold.split.name for fold in found)}")
+        raise RecipeError(f"{protocol} has no fold {name!r}; it has {', '.join(fold.split.name for fold in folds)}")
 
     def folds(self, recordings: Recordings, protocol: str, seed: int = 0) -> list[Fold]:
         """Every fold of one seed of a protocol. Raises RecipeError and DatasetError."""
@@ -194,6 +110,18 @@ class Experiment(Form):
         stated = datasets.get(self.dataset).protocol(protocol)
         made = stated.splits(recordings, seed)
         return [Fold(recordings, stated, split, len(made), seed) for split in made]
+
+    def inputs(self, fold: Fold, **fit_options: Any) -> Any:
+        """What predictions are made from, besides the fold: clips, or the results of the members."""
+        return None
+
+    def data_identity(self, fold: Fold, inputs: Any) -> dict[str, Any]:
+        """Fields of a `Result` that tie it to its data: fingerprint of the recordings, sides of the split, members."""
+        raise NotImplementedError
+
+    def predict(self, fold: Fold, inputs: Any = None, **fit_options: Any) -> Prediction:
+        """Class probabilities of the test side of a fold, and of its validation part."""
+        raise NotImplementedError
 
 
 class Recipe(Experiment):
@@ -284,12 +212,11 @@ class Recipe(Experiment):
 
         Notebook: 05_heart_sounds_physionet
         """
-        if self.preparation is not None:
-            recordings = recordings.prepared(self.preparation)
-        starts = None
-        if self.clip.starts is not None:
-            starts = datasets.get(self.dataset).clip_starts[self.clip.starts](recordings, progress)
-        return Clips.cut(recordings, self.clip.seconds, self.clip.hop_seconds, progress, starts)
+        starts = datasets.get(self.dataset).clip_starts[self.clip.starts] if self.clip.starts else None
+        return Clips.cut(self._prepared(recordings), self.clip.seconds, self.clip.hop_seconds, progress, starts)
+
+    def _prepared(self, recordings: Recordings) -> Recordings:
+        return recordings if self.preparation is None else recordings.prepared(self.preparation)
 
     def validation_rows(self, fold: Fold) -> np.ndarray:
         """The rows of the validation part of a fold; none where the recipe has no validation part."""
@@ -312,6 +239,8 @@ class Recipe(Experiment):
         progress = fit_options.get("progress", True)
         clips = self.clips(fold.recordings, progress) if clips is None else clips
         validation = self.validation_rows(fold)
+        if not fold.protocol.leaky:
+            splits.refuse_copies(fold.recordings, fold.split, copies(self._prepared(fold.recordings)))
         extra = None
         if self.synthetic is not None:
             extra = self.clips(datasets.stand_in(self.dataset, progress=progress, **self.synthetic), progress)
@@ -324,16 +253,17 @@ class Recipe(Experiment):
         history = training.fit(model, own, chosen_on, self.training, extra=extra, seed=fold.seed, **fit_options)
         return model, history, clips
 
-    def predict(
-        self,
-        fold: Fold,
-        *,
-        clips: Clips | None = None,
-        run: Callable[..., list[Result]] | None = None,
-        **fit_options: Any,
-    ) -> Prediction:
+    def inputs(self, fold: Fold, **fit_options: Any) -> Clips:
+        """The clips of all recordings."""
+        return self.clips(fold.recordings, fit_options.get("progress", True))
+
+    def data_identity(self, fold: Fold, inputs: Clips) -> dict[str, Any]:
+        """The fingerprint of the clips' recordings, and that of the sides."""
+        return {"fingerprint": inputs.fingerprint, "split": fold.identity(self.validation_rows(fold))}
+
+    def predict(self, fold: Fold, inputs: Clips | None = None, **fit_options: Any) -> Prediction:
         """Train on the training side of a fold, and predict the clips of its test side and of its validation part."""
-        model, history, clips = self.train(fold, clips, **fit_options)
+        model, history, clips = self.train(fold, inputs, **fit_options)
         validation = self.validation_rows(fold)
         sides = {"test": fold.split.test, "validation": validation}
         of_side = {side: clips.of_recordings(rows) for side, rows in sides.items()}
@@ -351,10 +281,6 @@ class Recipe(Experiment):
         }
         tables = {side: evaluation.predict_clips(model, part, fold.recordings) for side, part in of_side.items()}
         return Prediction(**tables, facts=facts, model=model)
-
-    def data_identity(self, fold: Fold, clips: Clips) -> dict[str, str]:
-        """What ties a result to its data: the fingerprint of the clips' recordings, and that of the sides."""
-        return {"fingerprint": clips.fingerprint, "split": fold.identity(self.validation_rows(fold))}
 
     def _try_out(self, model: nn.Module, clips: Clips) -> None:
         """Pass two clips through the model in training mode, or it might fail after an hour. Raises RecipeError."""
@@ -387,7 +313,7 @@ class GroupPrior(Experiment):
         """Eight hex digits that change when anything that can change a score does."""
         return hashlib.sha256(f"{self.baseline} {self.dataset}".encode()).hexdigest()[:8]
 
-    def predict(self, fold: Fold, **_: Any) -> Prediction:
+    def predict(self, fold: Fold, inputs: None = None, **_: Any) -> Prediction:
         """Predict the recordings of the test side, and those of the training side: their threshold is chosen there."""
         train, test = (fold.table.iloc[rows] for rows in (fold.split.train, fold.split.test))
         prior = evaluation.group_prior(train["label"], train["group"], len(fold.recordings.class_names))
@@ -395,8 +321,8 @@ class GroupPrior(Experiment):
         facts = {"train": len(train), "validation": 0, "parameters": 0, "kept_epoch": 0, "seconds": 0.0}
         return Prediction(*predicted, facts | {"device": "none", "precision": "", "threads": 0})
 
-    def data_identity(self, fold: Fold, clips: Clips | None = None) -> dict[str, str]:
-        """What ties a result to its data: the labels and groups of the recordings, and that of the sides."""
+    def data_identity(self, fold: Fold, inputs: None = None) -> dict[str, Any]:
+        """The fingerprint of the labels and groups of the recordings, and that of the sides."""
         table = fold.recordings.table[["recording", "label", "group"]].astype(str).sort_values("recording")
         fingerprint = digest_of(*fold.recordings.class_names, *table.to_numpy().ravel())
         return {"fingerprint": fingerprint, "split": fold.identity(fold.split.train[:0])}
@@ -432,14 +358,24 @@ class Ensemble(Experiment):
         """Eight hex digits that change when a member's do."""
         return hashlib.sha256(" ".join(member.hash for member in self.recipes).encode()).hexdigest()[:8]
 
-    def member_results(self, fold: Fold, run: Callable[..., list[Result]], **fit_options: Any) -> list[Result]:
+    def inputs(self, fold: Fold, **fit_options: Any) -> list[Result]:
         """The members' results on this fold; those that are missing are run."""
-        options = (fold.seed, fold.protocol.name, fold.split.name)
-        return [result for member in self.recipes for result in run(member, *options, **fit_options)]
+        from course_lib.experiments.runs import run
 
-    def predict(self, fold: Fold, *, run: Callable[..., list[Result]], **fit_options: Any) -> Prediction:
+        names = (fold.seed, fold.protocol.name, fold.split.name)
+        return [result for member in self.recipes for result in run(member, *names, **fit_options)]
+
+    def data_identity(self, fold: Fold, inputs: list[Result]) -> dict[str, Any]:
+        """The data of the members, and the predictions that they made."""
+        return {
+            "fingerprint": digest_of(*sorted(member.fingerprint for member in inputs)),
+            "split": digest_of(*sorted({member.split for member in inputs if member.parameters})),
+            "members": {member.recipe: member.predictions for member in inputs},
+        }
+
+    def predict(self, fold: Fold, inputs: list[Result] | None = None, **fit_options: Any) -> Prediction:
         """Pool the members' predictions of the test side, and of the validation part where the networks have one."""
-        members = self.member_results(fold, run, **fit_options)
+        members = self.inputs(fold, **fit_options) if inputs is None else inputs
         network = max(members, key=lambda member: member.parameters)  # a group prior has none
         pooled = {"test": evaluation.pool_members([files.predictions(member) for member in members])}
         pooled["validation"] = pd.DataFrame(np.empty((0, len(fold.recordings.class_names))))
@@ -450,19 +386,7 @@ class Ensemble(Experiment):
         facts = {name: getattr(network, name) for name in same} | {"kept_epoch": 0}
         facts["parameters"] = sum(member.parameters for member in members)
         facts["seconds"] = round(sum(member.seconds for member in members), 2)
-        facts["members"] = {member.recipe: member.predictions for member in members}
         return Prediction(**pooled, facts=facts)
-
-    def identity_of(self, members: list[Result]) -> dict[str, Any]:
-        """What ties a result to its data: the data of its members, who are on one split, and their predictions."""
-        networks = [member for member in members if member.parameters]
-        fingerprint = digest_of(*sorted(member.fingerprint for member in members))
-        predictions = {member.recipe: member.predictions for member in members}
-        return {
-            "fingerprint": fingerprint,
-            "split": digest_of(*sorted({n.split for n in networks})),
-            "members": predictions,
-        }
 
 
 def _probed(model: nn.Module, clips: Clips, fold: Fold) -> dict[str, float]:
@@ -476,46 +400,3 @@ def _probed(model: nn.Module, clips: Clips, fold: Fold) -> dict[str, float]:
         return {}
     features = pd.DataFrame(evaluation.embed(model, clips).numpy()).groupby(rows).mean()
     return evaluation.probe(features, groups[features.index], features.index, _PROBE_FOLDS)._asdict()
-
-
-def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
-    if name not in module.__all__ or not _is_layer(getattr(module, name)):
-        known = ", ".join(each for each in module.__all__ if _is_layer(getattr(module, each)))
-        raise ValueError(f"unknown {module.__name__.split('.')[-1].removesuffix('s')} {name!r}; known: {known}")
-    parameters = inspect.signature(getattr(module, name)).parameters
-    accepted = [key for key in parameters if key not in _FILLED_IN]
-    unknown = sorted(set(arguments) - set(accepted))
-    if unknown:
-        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    missing = [key for key in accepted if parameters[key].default is inspect.Parameter.empty and key not in arguments]
-    if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}")
-    kinds = get_type_hints(getattr(module, name).__init__)
-    for key, value in arguments.items():
-        try:
-            # By way of JSON, which knows as little of tuples as YAML does.
-            text = json.dumps(value, default=str, allow_nan=False)
-            TypeAdapter(kinds[key], config=_ANY_CLASS).validate_json(text, strict=True)
-        except ValidationError as error:
-            message = error.errors()[0]["msg"].replace("Input should", "should")
-            raise ValueError(f"{name}: {key} {message}, not {value!r}") from None
-        except ValueError:
-            raise ValueError(f"{name}: {key} must be a finite number, not {value!r}") from None
-
-
-def _is_layer(kind: Any) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, nn.Module)
-
-
-def _resolved(module: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Every argument of a call. A default that switches something off (None, False, 0) is left out: so a new feature
-    of a layer leaves older hashes as they are."""
-    parameters = inspect.signature(getattr(module, name)).parameters
-    defaults = {key: value.default for key, value in parameters.items() if key not in _FILLED_IN}
-    resolved = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty} | arguments
-    used = {key: value for key, value in resolved.items() if value or value != defaults[key]}
-    return json.loads(json.dumps(used, default=str))
-
-
-_FILLED_IN = ("n_classes", "front_end")
-_ANY_CLASS = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)

@@ -5,7 +5,6 @@ Notebook: 02_spoken_digits_cnn
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import platform
@@ -20,16 +19,15 @@ from filelock import FileLock, Timeout
 
 import course_lib
 from course_lib import datasets, evaluation, training
-from course_lib.clips import Clips
 from course_lib.experiments import result as files
-from course_lib.experiments.recipe import Ensemble, Fold, GroupPrior, Prediction, Recipe
+from course_lib.experiments.recipe import Experiment, Fold, Prediction, Recipe
 from course_lib.experiments.result import Result, ResultBusy, ResultError
 
 logger = logging.getLogger(__name__)
 
 
 def run(
-    recipe: Recipe | Ensemble | GroupPrior,
+    recipe: Experiment,
     seed: int = 0,
     protocol: str | None = None,
     fold: str | None = None,
@@ -50,14 +48,12 @@ def run(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would wait for the other's claim
         raise ResultError("a result is made by one process; for a training on several devices call recipe.train")
-    progress = fit_options.get("progress", True)
-    recordings = datasets.load(recipe.dataset, progress=progress)
+    recordings = datasets.load(recipe.dataset, progress=fit_options.get("progress", True))
     protocol = protocol or next(iter(recipe.protocols))
     folds = recipe.folds(recordings, protocol, seed)
     if fold is not None:
         folds = [recipe.fold(recordings, protocol, fold, seed)]
-    clips = recipe.clips(recordings, progress) if isinstance(recipe, Recipe) else None
-    return [_run_fold(recipe, each, clips, keep_model, wait, fit_options) for each in folds]
+    return [_run_fold(recipe, each, keep_model, wait, fit_options) for each in folds]
 
 
 def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: str = "real") -> torch.nn.Module | None:
@@ -81,83 +77,52 @@ def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: 
     return model.eval()
 
 
-def existing_result(
-    recipe: Recipe | Ensemble | GroupPrior, fold: Fold, data: dict[str, Any], say: bool = True
-) -> Result | None:
-    """The result of a fold, if there is one of this recipe and of this data, with its predictions.
-
-    With `say` a warning tells why a result that is there cannot be used.
-    """
-    path = _path(recipe, fold)
-    if not path.exists():
-        return None
-    try:
-        result = files.read(path)
-    except ResultError as error:
-        if say:
-            logger.warning("%s; it is made anew", error)
-        return None
-    if result.recipe_hash != recipe.hash:
-        return None
-    different = [name for name, value in data.items() if getattr(result, name) != value]
-    reason = f"is of other data ({', '.join(different)} differ)" if different else ""
-    if not different and not files.has_predictions(result):
-        reason = "has lost the predictions beside it"
-    if reason and say:
-        logger.warning("the result %s %s; it is made anew", path, reason)
-    return None if reason else result
-
-
-def _run_fold(
-    recipe: Recipe | Ensemble | GroupPrior,
-    fold: Fold,
-    clips: Clips | None,
-    keep_model: bool,
-    wait: bool,
-    fit_options: dict[str, Any],
-) -> Result:
-    path = _path(recipe, fold)
+def _run_fold(recipe: Experiment, fold: Fold, keep_model: bool, wait: bool, fit_options: dict[str, Any]) -> Result:
+    names = (recipe.name, fold.protocol.name, fold.split.name, fold.seed, fold.recordings.source, recipe.hash)
+    path = files.path_of(*names)
     with _claim(path, fold.recordings.source, wait):
-        if isinstance(recipe, Ensemble):
-            options = fit_options | {"wait": wait}
-            data = recipe.identity_of(recipe.member_results(fold, run, **options))
-        else:
-            data = recipe.data_identity(fold, clips)
-            options = dict(fit_options)
-        existing = existing_result(recipe, fold, data)
-        wants_model = keep_model and isinstance(recipe, Recipe)
-        if existing is not None and not (wants_model and load_model_of(recipe, existing) is None):
+        inputs = recipe.inputs(fold, wait=wait, **fit_options)
+        data = recipe.data_identity(fold, inputs)
+        existing = _existing(path, recipe, data)
+        missing_model = keep_model and isinstance(recipe, Recipe) and load_model(recipe, *names[1:-1]) is None
+        if existing is not None and not missing_model:
             return existing
-        checkpoint = _checkpoint(recipe, fold, data)
-        if isinstance(recipe, Recipe):
-            _refuse_copies(fold, clips)
-            options = {"checkpoint": checkpoint, "clips": clips} | options
-        prediction = recipe.predict(fold, run=run, **options)
-        result = scored(recipe, fold, prediction, data)
-        if existing is None:
-            result = files.write(result, {part: getattr(prediction, part) for part in files.PARTS}, fold.table)
-        else:
+        # Other data, folds or settings have another checkpoint.
+        key = f"{files.file_name(recipe.name.split('/')[-1])}-{files.digest_of(*map(str, (*names, data)))}"
+        checkpoint = files.root_of(fold.recordings.source) / ".unfinished" / f"{key}.safetensors"
+        prediction = recipe.predict(fold, inputs, **({"checkpoint": checkpoint} | fit_options))
+        if existing is not None:
             _require_same(existing, prediction)
-            result = existing
-        if wants_model:
-            about = {
-                "recipe_hash": result.recipe_hash,
-                "classes": len(result.confusion),
-                "groups": len(clips.group_names),
-            }
-            training.save_model(
-                path.with_suffix(".safetensors"), prediction.model, fingerprint=result.fingerprint, **about
-            )
+        result = existing or files.write(
+            scored(recipe, fold, prediction, data),
+            {part: getattr(prediction, part) for part in files.PARTS},
+            fold.table,
+        )
+        if missing_model:
+            about = {"recipe_hash": recipe.hash, "fingerprint": result.fingerprint, "groups": len(inputs.group_names)}
+            training.save_model(result.weights_path, prediction.model, classes=len(result.confusion), **about)
         checkpoint.unlink(missing_ok=True)
         return result
 
 
-def load_model_of(recipe: Recipe, result: Result) -> torch.nn.Module | None:
-    """The trained model behind a result, if its weights were kept, else None. Raises CheckpointError."""
-    return load_model(recipe, result.protocol, result.fold, result.seed, result.source)
+def _existing(path: Path, recipe: Experiment, data: dict[str, Any]) -> Result | None:
+    """The result at a path, if it is of this recipe and of this data, with its predictions; else a warning says why."""
+    if not path.exists():
+        return None
+    try:
+        result = files.read(path)
+        if result.recipe_hash != recipe.hash:
+            return None
+        if different := [name for name, value in data.items() if getattr(result, name) != value]:
+            raise ResultError(f"the result {path} is of other data: {', '.join(different)} differ")
+        files.require_predictions(result)
+    except ResultError as error:
+        logger.warning("%s; it is made anew", error)
+        return None
+    return result
 
 
-def scored(recipe: Recipe | Ensemble | GroupPrior, fold: Fold, prediction: Prediction, data: dict[str, Any]) -> Result:
+def scored(recipe: Experiment, fold: Fold, prediction: Prediction, data: dict[str, Any]) -> Result:
     """The result of a fold: what was decided for each test recording, by the rule that its protocol states.
 
     Between two classes the validation part chooses the threshold, if the protocol says so.
@@ -219,31 +184,10 @@ def _by_rule(fold: Fold, prediction: Prediction) -> dict[str, dict[str, float]]:
     return by_rule
 
 
-def _path(recipe: Recipe | Ensemble | GroupPrior, fold: Fold) -> Path:
-    source = fold.recordings.source
-    return files.path_of(recipe.name, fold.protocol.name, fold.split.name, fold.seed, source, recipe.hash)
-
-
-def _checkpoint(recipe: Recipe | Ensemble | GroupPrior, fold: Fold, data: dict[str, Any]) -> Path:
-    """Where an unfinished training waits; other data, folds or settings have another checkpoint."""
-    source = fold.recordings.source
-    parts = (
-        recipe.name,
-        recipe.hash,
-        source,
-        fold.protocol.name,
-        fold.split.name,
-        str(fold.seed),
-        *map(str, data.values()),
-    )
-    key = f"{files.file_name(recipe.name.split('/')[-1])}-{files.digest_of(*parts)}"
-    return files.root_of(source) / ".unfinished" / f"{key}.safetensors"
-
-
 def _require_same(existing: Result, prediction: Prediction) -> None:
     """Raise ResultError where a training that was repeated for its weights gives other predictions than its result."""
-    kept = files.predictions(existing)
-    if not np.allclose(kept.to_numpy(), prediction.test.to_numpy().astype(np.float32), atol=1e-6):
+    before = files.predictions(existing)
+    if not np.allclose(before.to_numpy(), prediction.test.to_numpy().astype(np.float32), atol=1e-6):
         raise ResultError(
             f"{existing.path}: the training gives other predictions now (it was made with torch "
             f"{existing.versions['torch']}, {existing.threads} threads, {existing.device}), so its weights are not "
@@ -251,44 +195,11 @@ def _require_same(existing: Result, prediction: Prediction) -> None:
         )
 
 
-def _refuse_copies(fold: Fold, clips: Clips) -> None:
-    """Raise DatasetError where the same samples are on both sides of a split under two names.
-
-    A protocol that is leaky anyway is run, and a warning names the copies.
-    """
-    names = fold.recordings.table["recording"].to_numpy(str)
-    train, test = (_contents(clips, getattr(fold.split, side)) for side in ("train", "test"))
-    copies = sorted(str(names[train[content]]) for content in train.keys() & test.keys())
-    if copies:
-        message = (
-            f"{fold.recordings.name}: {len(copies)} recordings on the training side of {fold.split.name} are copies of "
-            f"test recordings: {', '.join(copies[:5])}; remove them, or put copies into one group"
-        )
-        if not fold.protocol.leaky:
-            raise datasets.DatasetError(message)
-        logger.warning("%s", message)
-
-
-def _contents(clips: Clips, rows: np.ndarray) -> dict[bytes, int]:
-    """A digest of the samples of each recording (rows of the table), without those that are flat, and its row."""
-    part = clips.of_recordings(rows)
-    samples, recording = part.samples.numpy(), part.recording.numpy()
-    contents = {}
-    for row in np.unique(recording):
-        own = recording == row
-        begin, end = part.start[own].min(), (part.start + part.length)[own].max()
-        content = samples[int(begin) : int(end)]
-        if content.min() < content.max():
-            contents[hashlib.sha256(content).digest()] = int(row)
-    return contents
-
-
 @contextmanager
 def _claim(path: Path, source: str, wait: bool) -> Iterator[None]:
     """Hold a result for this process; the claim ends with the process, however it ends."""
     root = files.root_of(source)
-    name = hashlib.sha256(path.relative_to(root).as_posix().encode()).hexdigest()[:32]
-    lock = FileLock(root / ".locks" / f"{name}.lock")
+    lock = FileLock(root / ".locks" / f"{files.digest_of(path.relative_to(root).as_posix())}.lock")
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:

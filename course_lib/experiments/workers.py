@@ -144,10 +144,10 @@ def run_in_processes(
             if process.is_alive():  # stopped from outside
                 process.terminate()
             process.join()
-    found = [end.get() for end in ends if not end.empty()]
-    if len(found) < workers:
+    reports = [end.get() for end in ends if not end.empty()]
+    if len(reports) < workers:
         raise CourseError("a training process was killed, perhaps for want of memory; use fewer workers")
-    problems = [problem for each, _ in found for problem in each]
+    problems = [problem for each, _ in reports for problem in each]
     return list(dict.fromkeys(problems)), len(missing(folder, only)) - len(set(problems))
 
 
