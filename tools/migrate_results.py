@@ -130,7 +130,7 @@ def _data_identity(recipe: Recipe | Ensemble | GroupPrior, fold: Fold, was: dict
             files.path_of(member.name, fold.protocol.name, fold.split.name, fold.seed, "real", member.hash)
             for member in recipe.recipes
         ]
-        return recipe.identity_of([files.read(path) for path in paths])
+        return recipe.data_identity(fold, [files.read(path) for path in paths])
     samples, clips = _clips(recipe.name)
     if was["fingerprint"] != samples:
         raise ValueError(f"{recipe.name}: made of other recordings than those in {environment.data_folder()}")

@@ -4,7 +4,8 @@ Notebook: 02_spoken_digits_cnn
 """
 
 from course_lib import training
-from course_lib.experiments.recipe import Ensemble, Fold, GroupPrior, Prediction, Recipe, RecipeError
+from course_lib.experiments.form import RecipeError
+from course_lib.experiments.recipe import Ensemble, Experiment, Fold, GroupPrior, Prediction, Recipe
 from course_lib.experiments.recipes import load, names
 from course_lib.experiments.result import (
     Result,
@@ -22,6 +23,7 @@ from course_lib.experiments.tables import table
 
 __all__ = [
     "Ensemble",
+    "Experiment",
     "Fold",
     "GroupPrior",
     "Prediction",

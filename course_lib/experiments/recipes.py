@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
-from course_lib.experiments.recipe import Ensemble, Experiment, GroupPrior, Recipe, RecipeError
+from course_lib.experiments.form import RecipeError
+from course_lib.experiments.recipe import Ensemble, Experiment, GroupPrior, Recipe
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 _LARGEST, _DEEPEST = 1_000_000, 20

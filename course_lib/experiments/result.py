@@ -246,15 +246,10 @@ def decisions(result: Result, part: str = "test", rule: str | None = None) -> pd
     return pd.concat([about, decided], axis=1).assign(clip_accuracy=evaluation.clip_accuracy(clips, about["label"]))
 
 
-def has_predictions(result: Result) -> bool:
-    """Whether the predictions beside a result are there and are its own; the oldest results never had any."""
-    if not result.predictions:
-        return True
-    try:
+def require_predictions(result: Result) -> None:
+    """Raise ResultError unless the predictions beside a result are its own; the oldest results never had any."""
+    if result.predictions:
         _arrays(result, "test")
-    except ResultError:
-        return False
-    return True
 
 
 def read(path: Path) -> Result:

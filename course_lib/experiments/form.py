@@ -1,0 +1,135 @@
+"""The parts of a recipe: forms that are checked before anything runs.
+
+Notebook: 02_spoken_digits_cnn
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from torch import nn
+
+from course_lib import CourseError, layers, models
+
+# What models and layers raise when they are built or used in a way that they were not made for.
+BUILD_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, MemoryError)
+
+
+class RecipeError(CourseError, ValueError):
+    """A recipe cannot be used; the message names the file, the key and what is allowed."""
+
+
+class Form(BaseModel):
+    """Base of the parts of a recipe: strict types, no unknown keys, no infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Clip(Form):
+    """How recordings are cut: clips of `seconds`, one a recording, one every `hop_seconds`, or where `starts` names.
+
+    `starts` is one of the data set's ways to find where clips begin; with `hop_seconds` a clip starts at least so much
+    after the one before.
+    """
+
+    seconds: float = Field(gt=0, le=60)
+    hop_seconds: float | None = Field(None, gt=0, le=3600)
+    starts: str | None = None
+
+
+class Validation(Form):
+    """The part of the training side that chooses the best epoch and, between two classes, the threshold."""
+
+    fraction: float = Field(gt=0, lt=1)
+    by: Literal["group", "recording", "recording_in_group"] = "group"
+
+
+class Model(Form):
+    """A class of `course_lib.models`, its settings, and the layers of its front end (empty: the model's own)."""
+
+    name: str
+    settings: dict[str, Any] = {}
+    front_end: list[dict[str, dict[str, Any]]] = []
+
+    @model_validator(mode="after")
+    def _known(self) -> Model:
+        if self.name == "DomainAdversarial":
+            raise ValueError("DomainAdversarial wraps another model; name that one, and add 'adversarial: {weight: 1}'")
+        _check_call(models, self.name, self.settings)
+        for layer in self.front_end:
+            if len(layer) != 1:
+                raise ValueError(f"a layer of the front end is written 'Name: {{settings}}', not {layer}")
+            for name, arguments in layer.items():
+                _check_call(layers, name, arguments)
+        return self
+
+    def build(self, n_classes: int) -> nn.Module:
+        """The model with fresh weights. Raises RecipeError."""
+        arguments = dict(self.settings)
+        calls = [call for layer in self.front_end for call in layer.items()]
+        try:
+            if calls:
+                arguments["front_end"] = nn.Sequential(*(getattr(layers, name)(**given) for name, given in calls))
+            return getattr(models, self.name)(n_classes=n_classes, **arguments)
+        except BUILD_ERRORS as error:
+            raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
+
+    def identity(self) -> list[Any]:
+        """The model and the layers of its front end with every argument, default ones included."""
+        calls = [(layers, name, given) for layer in self.front_end for name, given in layer.items()]
+        return [
+            [name, _resolved(module, name, given)]
+            for module, name, given in [(models, self.name, self.settings), *calls]
+        ]
+
+
+class Adversarial(Form):
+    """A second head that predicts the group, against which the features are trained with up to `weight`."""
+
+    weight: float = Field(gt=0, le=1000)
+
+
+def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
+    if name not in module.__all__ or not _is_layer(getattr(module, name)):
+        known = ", ".join(each for each in module.__all__ if _is_layer(getattr(module, each)))
+        raise ValueError(f"unknown {module.__name__.split('.')[-1].removesuffix('s')} {name!r}; known: {known}")
+    parameters = inspect.signature(getattr(module, name)).parameters
+    accepted = [key for key in parameters if key not in _FILLED_IN]
+    unknown = sorted(set(arguments) - set(accepted))
+    if unknown:
+        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    missing = [key for key in accepted if parameters[key].default is inspect.Parameter.empty and key not in arguments]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}")
+    kinds = get_type_hints(getattr(module, name).__init__)
+    for key, value in arguments.items():
+        try:
+            # By way of JSON, which knows as little of tuples as YAML does.
+            text = json.dumps(value, default=str, allow_nan=False)
+            TypeAdapter(kinds[key], config=_ANY_CLASS).validate_json(text, strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].replace("Input should", "should")
+            raise ValueError(f"{name}: {key} {message}, not {value!r}") from None
+        except ValueError:
+            raise ValueError(f"{name}: {key} must be a finite number, not {value!r}") from None
+
+
+def _is_layer(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, nn.Module)
+
+
+def _resolved(module: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of a call. A default that switches something off (None, False, 0) is left out: so a new feature
+    of a layer leaves older hashes as they are."""
+    parameters = inspect.signature(getattr(module, name)).parameters
+    defaults = {key: value.default for key, value in parameters.items() if key not in _FILLED_IN}
+    resolved = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty} | arguments
+    used = {key: value for key, value in resolved.items() if value or value != defaults[key]}
+    return json.loads(json.dumps(used, default=str))
+
+
+_FILLED_IN = ("n_classes", "front_end")
+_ANY_CLASS = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
