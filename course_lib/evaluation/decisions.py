@@ -31,9 +31,7 @@ def pool_clips(clips: pd.DataFrame) -> pd.DataFrame:
 
     Notebook: 05_heart_sounds_physionet
     """
-    if not np.isfinite(clips.to_numpy()).all():
-        bad = clips.index[~np.isfinite(clips.to_numpy()).all(axis=1)][0]
-        raise EvaluationError(f"the class probabilities of {bad} are not finite; the network's weights are damaged")
+    _require_finite(clips)
     together = np.exp(np.log(clips.clip(lower=_SMALLEST)).groupby(level=0, sort=False).mean())
     return together.div(together.sum(axis=1), axis=0)
 
@@ -64,6 +62,8 @@ def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) 
     """
     if rule not in ("log_odds", "vote"):
         raise EvaluationError(f"a rule of decision is log_odds or vote, not {rule!r}")
+    if not 0 <= threshold <= 1:
+        raise EvaluationError(f"a threshold is a probability from 0 to 1, not {threshold}")
     pooled = pool_clips(clips)
     by_recording = clips.groupby(level=0, sort=False)
     decided = pd.DataFrame({"clips": by_recording.size()}, index=pooled.index)
@@ -81,10 +81,21 @@ def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) 
 
 
 def clip_accuracy(clips: pd.DataFrame, labels: pd.Series) -> pd.Series:
-    """The share of the clips of each recording whose likeliest class is the right one; two classes split at 0.5."""
+    """The share of the clips of each recording whose likeliest class is the right one; two classes split at 0.5.
+
+    Raises EvaluationError for NaN.
+    """
+    _require_finite(clips)
     likeliest = (clips.iloc[:, 1] >= 0.5).astype(int) if clips.shape[1] == 2 else clips.idxmax(axis=1).astype(int)
     right = likeliest == labels.reindex(likeliest.index[~likeliest.index.duplicated()]).loc[likeliest.index]
     return right.groupby(level=0, sort=False).mean()
+
+
+def _require_finite(probabilities: pd.DataFrame) -> None:
+    finite = np.isfinite(probabilities.to_numpy(dtype=float)).all(axis=1)
+    if not finite.all():
+        name = probabilities.index[~finite][0]
+        raise EvaluationError(f"the class probabilities of {name} are not finite; the network's weights are damaged")
 
 
 def fraction_correct(decided: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -119,10 +130,11 @@ def best_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The probability from which to decide for class 1, for the highest balanced accuracy on these recordings.
 
     They are the training side's. Halfway, in log-odds, between two recordings; of several best thresholds the one
-    nearest to 0.5. 0.5 where one of the classes is missing.
+    nearest to 0.5. 0.5 where one of the classes is missing. Raises EvaluationError for NaN.
 
     Notebook: 05_heart_sounds_physionet
     """
+    _require_finite(pd.DataFrame(np.asarray(probabilities, dtype=float)))
     labels, odds = np.asarray(labels), log_odds(np.asarray(probabilities, dtype=float))
     negative, positive, values = np.sort(odds[labels == 0]), np.sort(odds[labels == 1]), np.unique(odds)
     if len(negative) == 0 or len(positive) == 0:
@@ -149,11 +161,13 @@ def abstention(labels: ArrayLike, margins: ArrayLike, steps: int = 20) -> pd.Dat
 
     `margins` (recordings,): from 0 up means class 1; the magnitude is the confidence. A row for each of `steps` shares
     of recordings that are decided; columns coverage, accuracy and balanced_accuracy (fractions; NaN where a class is
-    missing).
+    missing). Raises EvaluationError for NaN.
 
     Notebook: 05_heart_sounds_physionet
     """
-    labels, margins = np.asarray(labels), np.asarray(margins)
+    labels, margins = np.asarray(labels), np.asarray(margins, dtype=float)
+    if np.isnan(margins).any():
+        raise EvaluationError("a margin is not a number; the network's weights are damaged")
     surest_first = np.argsort(-np.abs(margins), kind="stable")
     rows = []
     for coverage in np.arange(1, steps + 1) / steps:

@@ -32,17 +32,17 @@ def interval(
     Over `groups` (speakers, devices, locations), whose recordings are right or wrong together: below 20 groups the t
     interval of the groups' means, else a bootstrap of whole groups. Without groups each recording counts by itself and
     the interval is Wilson's; with `cells` (classes) it is that of the mean of the cells' means, which is balanced
-    accuracy. With both, a group's score is the mean of its cells' means. Raises ValueError for no values, NaN, or one
-    group.
+    accuracy. With both, a group's score is the mean of its cells' means. Raises ValueError for no values, NaN, values
+    that are no fractions, one group, and groups or cells that are not as many as the values.
 
     Notebook: 02_spoken_digits_cnn
     """
     values = _checked(values, level)
+    cells = _matching(cells, values)
     if groups is None:
-        cells = np.zeros(len(values)) if cells is None else np.asarray(cells)
         parts = [values[cells == cell] for cell in np.unique(cells)]
         return interval_of_cells([part.mean() for part in parts], [len(part) for part in parts], level)
-    groups, cells = np.asarray(groups), np.zeros(len(values)) if cells is None else np.asarray(cells)
+    groups = _matching(groups, values)
     if len(np.unique(groups)) >= FEW_GROUPS:
         _, member, sizes = np.unique(cells, return_inverse=True, return_counts=True)
         return bootstrap(values, groups, 1 / sizes[member], level)
@@ -109,7 +109,8 @@ def bootstrap(
     Notebook: 02_spoken_digits_cnn
     """
     values = _checked(values, level)
-    _, member = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
+    groups = np.arange(len(values)) if groups is None else _matching(groups, values)
+    _, member = np.unique(groups, return_inverse=True)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
     pairs = np.stack([np.bincount(member, weights * values), np.bincount(member, weights)], axis=1)
     # Groups of equal sum and size are alike: to draw how often each kind comes is the same, and much faster.
@@ -134,10 +135,11 @@ def paired_difference(
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
-    difference = _checked(second, level) - _checked(first, level)
-    cells = np.zeros(len(difference)) if cells is None else np.asarray(cells)
+    first = _checked(first, level)
+    difference = _matching(_checked(second, level), first) - first
+    cells = _matching(cells, first)
     if groups is not None:
-        groups = np.asarray(groups)
+        groups = _matching(groups, first)
         means = [mean_of_cells(difference[groups == group], cells[groups == group]) for group in np.unique(groups)]
         return float(np.mean(means)), t_interval(means, level)
     parts = [difference[cells == cell] for cell in np.unique(cells)]
@@ -161,6 +163,14 @@ def interval_of_cells(means: ArrayLike, sizes: ArrayLike, level: float = 0.95) -
 
 def _checked(values: ArrayLike, level: float) -> np.ndarray:
     values = np.asarray(values, dtype=float)
-    if values.size == 0 or np.isnan(values).any() or not 0 < level < 1:
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all() or not 0 < level < 1:
         raise ValueError("an interval needs at least one value, no NaN, and a level between 0 and 1")
     return values
+
+
+def _matching(marks: ArrayLike | None, values: np.ndarray) -> np.ndarray:
+    """The cell or the group of each value; one cell of all where none are given."""
+    marks = np.zeros(len(values)) if marks is None else np.asarray(marks)
+    if marks.shape != values.shape:
+        raise ValueError(f"{len(values)} values need as many partners, groups or cells, not an array {marks.shape}")
+    return marks

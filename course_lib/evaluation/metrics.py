@@ -62,11 +62,14 @@ def ranking(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> dict
     """How good probabilities of class 1 are without a threshold: areas under the ROC and the precision-recall curve,
     Brier score (mean squared error), and expected calibration error over `bins` equally wide bins.
 
-    Sources: scikit-learn for the first three; Naeini et al. 2015, "Obtaining well calibrated probabilities".
+    Raises ValueError for what is no probability. Sources: scikit-learn for the first three; Naeini et al. 2015,
+    "Obtaining well calibrated probabilities".
 
     Notebook: 05_heart_sounds_physionet
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("expected probabilities from 0 to 1 and no NaN")
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, weights=labels - probabilities, minlength=bins)
     return {

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_lib.clips import Clips
+from course_lib.evaluation.decisions import EvaluationError
 from course_lib.layers.waveform_augmentation import mixed
+from course_lib.models.base import require_fitting
 
 
 @torch.no_grad()
@@ -35,25 +37,34 @@ def accuracy_in_noise(
     rows = []
     bar = tqdm(total=len(models) * len(cases), desc="testing in noise", disable=not progress, leave=False)
     for name, (model, clips) in models.items():
+        require_fitting(model, clips)
         was_training = model.training
         model.eval()
-        device = next(model.parameters()).device
-        for noise, snr in cases:
-            random = torch.Generator().manual_seed(seed)
-            correct = 0
-            for index in torch.arange(len(clips)).split(batch_size):
-                waveforms, labels = clips.batch(index)
-                if noise == "white":
-                    added = torch.randn(waveforms.shape, generator=random)
-                elif noise == "babble":
-                    added = babble(clips, index, voices, random)
-                waveforms = waveforms if noise == "none" else mixed(waveforms, added, snr)
-                correct += (model(waveforms.to(device)).argmax(dim=1).cpu() == labels).sum().item()
-            rows.append((name, noise, snr, correct / len(clips)))
-            bar.update()
-        model.train(was_training)
+        try:
+            for noise, snr in cases:
+                rows.append((name, noise, snr, _accuracy(name, model, clips, noise, snr, voices, seed, batch_size)))
+                bar.update()
+        finally:
+            model.train(was_training)
     bar.close()
     return pd.DataFrame(rows, columns=["model", "noise", "snr", "accuracy"])
+
+
+def _accuracy(
+    name: str, model: nn.Module, clips: Clips, noise: str, snr: float, voices: int, seed: int, batch_size: int
+) -> float:
+    device, random, correct = next(model.parameters()).device, torch.Generator().manual_seed(seed), 0
+    for index in torch.arange(len(clips)).split(batch_size):
+        waveforms, labels = clips.batch(index)
+        if noise == "white":
+            waveforms = mixed(waveforms, torch.randn(waveforms.shape, generator=random), snr)
+        elif noise == "babble":
+            waveforms = mixed(waveforms, babble(clips, index, voices, random), snr)
+        logits = model(waveforms.to(device)).cpu()
+        if not logits.isfinite().all():
+            raise EvaluationError(f"the output of {name} is not finite (NaN); its weights are damaged")
+        correct += int((logits.argmax(dim=1) == labels).sum())
+    return correct / len(clips)
 
 
 def babble(clips: Clips, index: Tensor, voices: int, random: torch.Generator) -> Tensor:
