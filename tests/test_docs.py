@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import course_lib
 from course_lib import environment
 from course_lib.__main__ import main
 from course_lib.datasets import catalogue
@@ -26,6 +27,10 @@ def test_links_lead_to_files_of_the_checkout(page: Path) -> None:
 
 def test_readme_is_one_page() -> None:
     assert (ROOT / "README.md").stat().st_size < 6_000
+
+
+def test_citation_names_the_version() -> None:
+    assert f"\nversion: {course_lib.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_every_variable_is_documented() -> None:
