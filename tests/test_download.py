@@ -26,7 +26,7 @@ import pytest
 import requests
 import soundfile as sf
 
-from course_lib.datasets import download, fsdd
+from course_lib.datasets import archives, fsdd, transfer
 from course_lib.datasets.check import check, write_manifest
 from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.download import fetch
@@ -575,7 +575,7 @@ def test_an_archive_that_holds_far_too_much(
 def test_an_archive_of_far_too_many_files(
     server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "MOST_FILES", 7)
+    monkeypatch.setattr(archives, "MOST_FILES", 7)
     assert "or 7 files" in refusal(tiny(server.serve("/tiny.zip", zipped(original))), home)
 
 
@@ -595,7 +595,7 @@ def drip(handler: BaseHTTPRequestHandler, closing: threading.Event, head: bytes)
 def test_a_server_that_trickles(head: bytes, server: Server, home: Path, tiny: Callable[..., Dataset]) -> None:
     address = server.serve("/tiny.zip", lambda handler: drip(handler, server.closing, head))
     assert "less than 10 kB a second" in refusal(tiny(address), home, timeout=0.05)
-    assert server.visits["/tiny.zip"] == download.ATTEMPTS
+    assert server.visits["/tiny.zip"] == transfer.ATTEMPTS
 
 
 def test_a_disk_that_is_too_small_is_named_before_the_download(
