@@ -10,12 +10,22 @@ from pathlib import Path
 import pytest
 
 import course_lib
-from course_lib import environment
-from course_lib.__main__ import main
+from course_lib import environment, experiments
+from course_lib.__main__ import _parser, main
 from course_lib.datasets import catalogue
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def write_files(page: str, folder: Path) -> str:
+    """Write the files that a page of docs/ shows to a folder; returns the page's text."""
+    text = (ROOT / "docs" / page).read_text()
+    for name, content in re.findall(r"<!-- file (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    return text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -39,6 +49,18 @@ def test_every_variable_is_documented() -> None:
     assert set(re.findall(r'"(COURSE_\w+)"', source)) == set(re.findall(r"^\| `(COURSE_\w+)`", page, re.MULTILINE))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_are_those_of_the_command_line(page: Path) -> None:
+    for command in re.findall(r"^python -m course_lib (.*)$", page.read_text(), re.MULTILINE):
+        assert _parser().parse_args(shlex.split(command, comments=True)).command
+
+
+def test_the_recipe_shown_extends_one_of_the_course(tmp_path: Path) -> None:
+    write_files("experiments.md", tmp_path)
+    recipe = experiments.load(tmp_path / "twice_as_long.yaml")
+    assert recipe.training.epochs == 2 * experiments.load("fsdd/log_mel_cnn").training.epochs
+
+
 @pytest.fixture
 def no_other_data_sets() -> Iterator[None]:
     """Whatever a test adds to the catalogue is taken out again."""
@@ -53,11 +75,7 @@ def no_other_data_sets() -> Iterator[None]:
 def test_a_data_set_of_ones_own_goes_from_file_to_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (ROOT / "docs" / "own_sounds.md").read_text()
-    for name, content in re.findall(r"<!-- file (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content)
+    page = write_files("own_sounds.md", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COURSE_DATA", "data")
     monkeypatch.setenv("COURSE_CACHE", "cache")
