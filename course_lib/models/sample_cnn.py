@@ -65,9 +65,8 @@ def strided_layers(stride: int, bias: bool = True) -> nn.Sequential:
 class StridedSampleCNN(Classifier):
     """Waveforms (batch, clip_samples) -> logits (batch, n_classes), in frames `stride` apart, as first published.
 
-    What was unusual there can be chosen: `unscaled` feeds integers up to 32,768, `sigmoid` squeezes the outputs into
-    (0, 1) before the cross-entropy, and each convolution adds a `bias` that batch normalisation takes off again. Raises
-    ValueError for clips of another length.
+    Unusual: `unscaled` feeds integers up to 32,768, `sigmoid` squeezes the outputs into (0, 1), each convolution has a
+    `bias` before its batch normalisation. Raises ValueError for clips of another length.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
@@ -80,10 +79,9 @@ class StridedSampleCNN(Classifier):
         self.clip_samples, self.unscaled, self.sigmoid = clip_samples, unscaled, sigmoid
         self.front_end = nn.Identity() if front_end is None else front_end
         self.features, frames = strided_layers(stride, bias), frames_left(clip_samples, stride)
-        # The identity keeps the names that saved weights have.
-        self.classify = nn.Sequential(nn.Identity(), nn.Dropout(dropout), nn.Linear(64 * frames, n_classes))
-        if sigmoid:
-            self.classify.append(nn.Sigmoid())
+        squash = nn.Sigmoid() if sigmoid else nn.Identity()
+        # The first identity keeps the names that saved weights have.
+        self.classify = nn.Sequential(nn.Identity(), nn.Dropout(dropout), nn.Linear(64 * frames, n_classes), squash)
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Features in front of the last layer, shape (batch, 64 * frames)."""
