@@ -681,3 +681,16 @@ def test_two_at_once_make_one_folder(
     assert {each.result() for each in both} == {home / "tiny"}
     assert check(wanted, progress=False) == []
     assert [path.name for path in home.iterdir()] == ["tiny"]
+
+
+def test_a_process_that_was_overtaken_while_it_unpacked_takes_what_is_there(
+    server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], halves: list[bytes]
+) -> None:
+    def overtaken(handler: BaseHTTPRequestHandler) -> None:
+        shutil.copytree(original, home / "tiny")
+        shutil.rmtree(home / ".tiny-archives")  # as the other process does
+        send(handler, halves[1])
+
+    wanted = tiny(server.serve("/0.zip", halves[0]), server.serve("/1.zip", overtaken), inside="")
+    assert check(wanted, fetch(wanted, progress=False), progress=False) == []
+    assert [path.name for path in home.iterdir()] == ["tiny"]

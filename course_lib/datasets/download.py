@@ -38,9 +38,9 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
     """
     dataset = wanted if isinstance(wanted, Dataset) else _by_name(wanted)
     target = dataset.folder
-    archives = target.with_name(f".{target.name}-archives")
+    waiting = target.with_name(f".{target.name}-archives")
     if target.is_dir():
-        shutil.rmtree(archives, ignore_errors=True)  # of an attempt that something else has overtaken
+        shutil.rmtree(waiting, ignore_errors=True)  # of an attempt that something else has overtaken
         return target
     if not dataset.archives or dataset.megabytes <= 0:
         raise DatasetError(f"{dataset.name} has no archives of a known size to download; put it into {target}")
@@ -48,26 +48,26 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
         raise DatasetError(
             f"COURSE_OFFLINE forbids fetching {dataset.name}; unset it, or put the data set into {target}"
         )
-    worth_keeping = len(dataset.archives) > 1
     try:
         with files.whole_folder(target) as folder:
+            archives = waiting if len(dataset.archives) > 1 else folder / ".archives"
             _require_space(dataset, folder, archives, progress)
             verified = [_archive(dataset, address, archives, folder, progress, timeout) for address in dataset.archives]
             try:
                 _fill(dataset, archives, folder, progress, all(verified))
             except DatasetError:  # archives that are not right would not be right the next time either
-                worth_keeping = False
+                shutil.rmtree(archives, ignore_errors=True)
                 raise
-        worth_keeping = False
-    except OSError as error:
+            shutil.rmtree(archives, ignore_errors=True)
+    except (OSError, DatasetError) as error:
         if not target.is_dir():  # another process may have finished first
+            if isinstance(error, DatasetError):
+                raise
             raise DatasetError(
                 f"cannot write {dataset.name} to {target.parent} ({error}); "
                 "free some space there, or set COURSE_DATA to a folder you can write to"
             ) from error
-    finally:
-        if not worth_keeping:
-            shutil.rmtree(archives, ignore_errors=True)
+    shutil.rmtree(waiting, ignore_errors=True)
     return target
 
 
@@ -112,7 +112,7 @@ def _archive(dataset: Dataset, address: str, archives: Path, folder: Path, progr
     try:
         download(plain, unfinished, most, progress, timeout)
     except DatasetError as error:
-        if archives.is_dir():
+        if _size(archives):
             raise DatasetError(f"{error}; the archives that are complete are kept, and need not come again") from error
         raise
     with open(unfinished, "rb") as file:
