@@ -178,7 +178,7 @@ def _read_part(home: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _folds_of(home: Path, scene_of: dict[str, str], problems: list[str]) -> dict[str, int]:
-    """The fold in which each segment is tested; an incomplete or contradictory setup is told in `problems`."""
+    """The fold in which each segment is tested; what is wrong with the setup is added to `problems`."""
     setup = home / "evaluation_setup"
     if not any((setup / f"fold{number}_evaluate.txt").is_file() for number in FOLDS):
         return {}
@@ -227,7 +227,7 @@ def _named(what: str, names: Iterable[str]) -> list[str]:
 
 
 def _differences(recordings: Recordings) -> list[str]:
-    """Segments of another length, rate or number of channels than most, which a listing cannot tell."""
+    """Segments of another length, rate or number of channels than most, which a listing does not show."""
     table = recordings.table
     lengths = {
         name: round(audio.seconds(path), 2) for name, path in zip(table["recording"], table["path"], strict=True)
