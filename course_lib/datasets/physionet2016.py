@@ -95,7 +95,7 @@ def read(folder: Path, source: str) -> Recordings:
 def published_lists(recordings: Recordings) -> list[Split]:
     """The four fold lists published with SpectNet, without flagged recordings; their test sides are disjoint.
 
-    Every device is on both sides, so they say nothing about unseen ones.
+    Every device is on both sides, so scores on them do not hold for other devices.
     Raises DatasetError when the lists are not there.
 
     Notebook: 05_heart_sounds_physionet
