@@ -49,7 +49,7 @@ class LayoutError(DatasetError):
 @dataclass(frozen=True)
 class Recordings:
     """A data set: `table` has one row a recording, with at least `recording` (its unique name), `path`, `label`
-    (an index into `class_names`) and `group` (what must never straddle a split: the speaker, the device, the place).
+    (an index into `class_names`) and `group` (what must never straddle a split: the speaker, the device, the location).
 
     `sample_rate` is in Hz; `source` is "real" or "stand-in". With a `preparation` every waveform has been through it,
     and has the sample rate it gives. `note` is shown beside every result, such as which part of the published data set
