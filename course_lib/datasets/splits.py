@@ -39,7 +39,7 @@ class Split:
 def official(recordings: Recordings, column: str = "official", leaky: bool = False) -> Split:
     """The published split, from a column of the table with the values train, test and perhaps validation.
 
-    Raises DatasetError where there is none, and for groups on two sides unless it is said to be `leaky`.
+    Raises DatasetError where there is none, and for groups on two sides unless it is `leaky`.
 
     Notebook: 02_spoken_digits_cnn
     """
