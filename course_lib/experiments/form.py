@@ -107,7 +107,7 @@ def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
     kinds = get_type_hints(getattr(module, name).__init__)
     for key, value in arguments.items():
         try:
-            # By way of JSON, which knows as little of tuples as YAML does.
+            # By way of JSON, which has no tuples, as YAML has none.
             text = json.dumps(value, default=str, allow_nan=False)
             TypeAdapter(kinds[key], config=_ANY_CLASS).validate_json(text, strict=True)
         except ValidationError as error:
