@@ -83,7 +83,7 @@ def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
 def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's interval of the mean of a few values, such as the scores of six speakers. Source: Student 1908.
 
-    A percentile bootstrap over six values covers 86 % where it promises 95. Raises ValueError for fewer than two.
+    A percentile bootstrap over six values covers 86 % instead of 95. Raises ValueError for fewer than two.
 
     Notebook: 02_spoken_digits_cnn
     """
