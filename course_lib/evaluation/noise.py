@@ -28,7 +28,7 @@ def accuracy_in_noise(
 
     Each model comes with the clips it is tested on. Babble is `voices` other recordings of the same clips at once,
     each begun at random and repeated. Noise is as long as the recording; the padding stays silent. The noise of a
-    clip depends on `seed`, its place and `batch_size` alone. Columns: model, noise, snr, accuracy (fraction); snr is
+    clip depends on `seed`, its position and `batch_size` alone. Columns: model, noise, snr, accuracy (fraction); snr is
     infinite without noise.
 
     Notebook: 03_raw_waveforms_sample_cnn
