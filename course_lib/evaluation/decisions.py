@@ -54,7 +54,7 @@ def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) 
 
     Columns: clips (how many), predicted (the class) and confidence (its pooled probability). Between two classes there
     are also probability (of class 1, pooled), vote (the share of clips from 0.5 for class 1) and margin: from 0 up the
-    decision is class 1; its magnitude is the distance from the threshold. The rule is "log_odds", the pooled probability
+    decision is class 1; its magnitude is how far from the threshold. The rule is "log_odds", the pooled probability
     against the `threshold`, or "vote", half of the clips. More than two classes are decided by the largest pooled
     probability, or by the most votes. Raises EvaluationError.
 
@@ -113,7 +113,7 @@ def fraction_correct(decided: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def group_prior(labels: ArrayLike, groups: ArrayLike, n_classes: int) -> Callable[[ArrayLike], pd.DataFrame]:
-    """The confound baseline: class probabilities from the group alone, counted on the labels and groups of a training side.
+    """The confound baseline: class probabilities from the group alone, counted on the labels and groups of a training.
 
     Returns a function from groups to the share of each class among the training recordings of that group, a row each;
     for a group that is not there, among all of them.
