@@ -6,11 +6,12 @@ Notebook: 02_spoken_digits_cnn
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from course_lib.experiments.result import Result, digest_of
 from course_lib.training import Settings
 
 _PROBE_FOLDS = 5
-_NAME = re.compile(r"[^\W_.][^/\\\0]{0,99}(/[^\W_.][^/\\\0]{0,99})*")
+_NAME = re.compile(r"[^\W_.][^/\\\0]{0,99}(/[^\W_.][^/\\\0]{0,99}){0,4}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Experiment(Form):
     @classmethod
     def _usable_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name) or not name.isprintable():
-            raise ValueError("a name is made of letters and digits, such as fsdd/my_cnn; it cannot begin with a dot")
+            raise ValueError("a name is made of letters and digits, such as digits/my_cnn; it cannot begin with a dot")
         return name
 
     @model_validator(mode="after")
@@ -138,7 +139,7 @@ class Recipe(Experiment):
     model: Model
     training: Settings = Settings()
     validation: Validation | None = None
-    synthetic: dict[str, int] | None = None
+    synthetic: dict[str, Annotated[int, Field(ge=1)]] | None = None
     preparation: SerializeAsAny[Preparation] | None = None
     adversarial: Adversarial | None = None
 
@@ -172,6 +173,11 @@ class Recipe(Experiment):
             raise ValueError("synthetic and training.extra_per_epoch go together; give both or neither")
         if self.synthetic is not None and known.write_stand_in is None:
             raise ValueError(f"{self.dataset} has no generator of synthetic recordings; leave synthetic out")
+        if self.synthetic is not None:
+            sizes = [*inspect.signature(known.write_stand_in).parameters][1:]
+            sizes.remove("progress")
+            if unknown := set(self.synthetic) - set(sizes):
+                raise ValueError(f"synthetic: unknown {', '.join(sorted(unknown))}; known: {', '.join(sizes)}")
         if self.adversarial is not None and self.synthetic is not None:
             raise ValueError("adversarial and synthetic do not go together: each synthetic voice would be a domain")
         return self
@@ -349,6 +355,8 @@ class Ensemble(Experiment):
         for member in members:
             if isinstance(member, Ensemble) or member.dataset != self.dataset:
                 raise RecipeError(f"{self.name}: the member {member.name} is no recipe of one model for {self.dataset}")
+        if len({member.name for member in members}) < len(members):
+            raise RecipeError(f"{self.name}: a member is named twice, and its predictions would count twice")
         if all(isinstance(member, GroupPrior) for member in members):
             raise RecipeError(f"{self.name}: none of the members is a network")
         return members

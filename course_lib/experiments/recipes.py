@@ -37,7 +37,7 @@ def names(folder: str | Path) -> list[str]:
 
 
 def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
-    """Read a recipe of the course by name ("fsdd/spectrogram_cnn"), or any YAML file by path. Raises RecipeError.
+    """Read a recipe of the course by its name, FOLDER/NAME, or any YAML file by its path. Raises RecipeError.
 
     A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior. `extends: NAME` takes every
     key that is not given from another recipe, and what is missing where a key is given in part; `protocols` are
@@ -151,19 +151,16 @@ for _tag, _pattern, _first in (
     ("null", r"null|~|", ["n", "~", ""]),
     ("bool", r"true|false", ["t", "f"]),
     ("int", r"[-+]?(0|[1-9][0-9]{0,17})", list("-+0123456789")),
-    ("float", r"[-+]?(0|[1-9][0-9]{0,17})?\.?[0-9]{0,40}([eE][-+]?[0-9]{1,3})?", list("-+.0123456789")),
+    (
+        "float",
+        r"[-+]?((0|[1-9][0-9]{0,17})(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][-+]?[0-9]{1,3})?",
+        list("-+.0123456789"),
+    ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z", re.ASCII), _first)
 
 
-def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float | str:
-    try:
-        return float(node.value)
-    except ValueError:  # a lone dot or sign
-        return node.value
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import math
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -155,8 +155,9 @@ def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str, recip
     """
     folder = root_of(source).joinpath(*map(file_name, recipe.split("/")), file_name(protocol))
     path = folder / f"{file_name(fold)}-seed{seed}.json"
-    if recipe_hash and path.is_file() and _hash_in(path) not in (recipe_hash, None):
-        return path.with_stem(f"{path.stem}-{recipe_hash}")
+    own = path.with_stem(f"{path.stem}-{recipe_hash}")
+    if recipe_hash and (own.is_file() or (path.is_file() and _hash_in(path) not in (recipe_hash, None))):
+        return own
     return path
 
 
@@ -261,7 +262,8 @@ def read(path: Path) -> Result:
         del content["digest"]
         result = _FILE.validate_json(json.dumps(content))
         expected = path_of(result.recipe, result.protocol, result.fold, result.seed, result.source)
-        if path.resolve().parent != expected.resolve().parent or not path.stem.startswith(expected.stem):
+        stems = (expected.stem, f"{expected.stem}-{result.recipe_hash}")
+        if path.resolve().parent != expected.resolve().parent or path.stem not in stems:
             raise ValueError(f"it belongs to {expected}")
     except ValidationError as error:
         problem = error.errors()[0]
@@ -276,32 +278,33 @@ def read(path: Path) -> Result:
 def results(recipe: Identified, protocol: str, source: str = "real", whole_seeds: bool = False) -> list[Result]:
     """The results of this version of a recipe under one protocol; with `whole_seeds`, of seeds with every fold.
 
-    Those of other versions are left out. A damaged file, and a seed whose folds are of different data, is named in a
+    Those of other versions are left out. A damaged file, and a whole seed of other data than most, is named in a
     warning and left out.
 
     Notebook: 02_spoken_digits_cnn
     """
-    found = []
+    by_name: dict[tuple[str, int], Result] = {}
     for path in _files(recipe, protocol, source):
         try:
-            found.append(read(path))
+            result = read(path)
         except ResultError as error:
             logger.warning("%s", error)
-    found = [result for result in found if result.recipe_hash == recipe.hash]
+        else:
+            if result.recipe_hash == recipe.hash:
+                by_name.setdefault((result.fold, result.seed), result)
+    found = list(by_name.values())
     if not whole_seeds:
         return found
     by_seed: dict[int, list[Result]] = defaultdict(list)
     for result in found:
         by_seed[result.seed].append(result)
-    whole = []
-    for seed, folds in sorted(by_seed.items()):
-        if len({result.fingerprint for result in folds}) > 1:
-            logger.warning(
-                "%s, %s, seed %s: its folds are of different data; run it again", recipe.name, protocol, seed
-            )
-        elif len(folds) == folds[0].folds:
-            whole += folds
-    return whole
+    whole = {seed: folds for seed, folds in sorted(by_seed.items()) if len(folds) == folds[0].folds}
+    data = Counter(result.fingerprint for folds in whole.values() for result in folds)
+    for seed, folds in list(whole.items()):
+        if {result.fingerprint for result in folds} != {data.most_common(1)[0][0]}:
+            logger.warning("%s, %s, seed %s is of other data than the rest; run it again", recipe.name, protocol, seed)
+            del whole[seed]
+    return [result for folds in whole.values() for result in folds]
 
 
 def damaged(recipe: Identified, source: str = "real") -> list[Path]:

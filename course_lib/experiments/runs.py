@@ -46,7 +46,7 @@ def run(
 
     Notebook: 02_spoken_digits_cnn
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would wait for the other's claim
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):  # each would wait for the other's claim
         raise ResultError("a result is made by one process; for a training on several devices call recipe.train")
     recordings = datasets.load(recipe.dataset, progress=fit_options.get("progress", True))
     protocol = protocol or next(iter(recipe.protocols))
@@ -84,20 +84,23 @@ def _run_fold(recipe: Experiment, fold: Fold, keep_model: bool, wait: bool, fit_
         inputs = recipe.inputs(fold, wait=wait, **fit_options)
         data = recipe.data_identity(fold, inputs)
         existing = _existing(path, recipe, data)
-        missing_model = keep_model and isinstance(recipe, Recipe) and load_model(recipe, *names[1:-1]) is None
+        missing_model = keep_model and isinstance(recipe, Recipe)
+        if existing is not None:
+            missing_model = missing_model and load_model(recipe, *names[1:-1]) is None
         if existing is not None and not missing_model:
             return existing
         # Other data, folds or settings have another checkpoint.
         key = f"{files.file_name(recipe.name.split('/')[-1])}-{files.digest_of(*map(str, (*names, data)))}"
         checkpoint = files.root_of(fold.recordings.source) / ".unfinished" / f"{key}.safetensors"
         prediction = recipe.predict(fold, inputs, **({"checkpoint": checkpoint} | fit_options))
-        if existing is not None:
+        if existing is None:
+            result = scored(recipe, fold, prediction, data)
+            result.weights_path.unlink(missing_ok=True)  # those of the result that is replaced
+            tables = {part: getattr(prediction, part) for part in files.PARTS}
+            result = files.write(result, tables, fold.table)
+        else:
             _require_same(existing, prediction)
-        result = existing or files.write(
-            scored(recipe, fold, prediction, data),
-            {part: getattr(prediction, part) for part in files.PARTS},
-            fold.table,
-        )
+            result = existing
         if missing_model:
             about = {"recipe_hash": recipe.hash, "fingerprint": result.fingerprint, "groups": len(inputs.group_names)}
             training.save_model(result.weights_path, prediction.model, classes=len(result.confusion), **about)
