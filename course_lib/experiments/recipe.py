@@ -166,7 +166,7 @@ class Recipe(Experiment):
         known = datasets.get(self.dataset)
         if self.clip.starts is not None and self.clip.starts not in known.clip_starts:
             choices = ", ".join(known.clip_starts) or "none"
-            raise ValueError(f"clip.starts is {self.clip.starts!r}; {self.dataset} knows: {choices}")
+            raise ValueError(f"clip.starts is {self.clip.starts!r}; {self.dataset} has: {choices}")
         if self.training.keep == "best" and self.validation is None:
             raise ValueError("training.keep is 'best', so the recipe needs a validation part")
         if bool(self.training.extra_per_epoch) != (self.synthetic is not None):
