@@ -72,7 +72,7 @@ def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: 
     try:
         model = recipe.build(int(about["classes"]), about.get("groups"))
     except (KeyError, TypeError, ValueError) as error:
-        raise training.CheckpointError(f"{path} does not tell its classes and groups ({error}); delete it") from None
+        raise training.CheckpointError(f"{path} lacks its numbers of classes and groups ({error}); delete it") from None
     training.load_model(path, model)
     return model.eval()
 
