@@ -64,7 +64,7 @@ class Result:
     side and each class, how many recordings there are and how many are classified correctly; `errors` maps each of the
     others to its predicted class; `confusion` has a row for each true class. Between two classes `threshold` is the
     probability from which a recording is class 1. `rules` holds the scores of single clips and of recordings by other
-    rules, where recordings have several clips. `probe` tells how well the groups of the validation part can be read
+    rules, where recordings have several clips. `probe` states how well the groups of the validation part can be read
     from its features (accuracy), and what guessing gives (chance). `history` has a row for each epoch, `members` the
     predictions that an ensemble was made of; `note` is that of the recordings.
 
