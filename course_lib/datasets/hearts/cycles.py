@@ -94,7 +94,7 @@ def envelope(waveform: Tensor, sample_rate: int, smooth_hz: float = 15.0) -> np.
 def cycle_starts(recordings: Recordings, progress: bool = True, decoded: Decoded | None = None) -> list[np.ndarray]:
     """For each recording the samples at which its cycles begin, computed once and cached: for `Clips.cut`.
 
-    `decoded` are the samples, where they are decoded already. Raises AudioError for a bad file and DatasetError when the
+    `decoded` are the samples, if they are decoded already. Raises AudioError for a bad file and DatasetError when the
     cache cannot be written.
 
     Notebook: 05_heart_sounds_physionet
