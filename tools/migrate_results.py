@@ -2,7 +2,8 @@
 
     python -m tools.migrate_results
 
-Needs the real data sets in `COURSE_DATA`: a result is migrated only if the recordings at hand are those it was made of.
+Needs the real data sets in `COURSE_DATA`: a result is migrated only if the recordings at hand are those that it was made
+of.
 Names change (protocol `origin` -> `original_paper`, rule `segment` -> `clip`), the recipe's hash, and what a result says
 of its data; predictions, scores and weights stay. Scores are computed again from the predictions and must be the same.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from course_lib import datasets, environment, evaluation, training
+from course_lib import datasets, environment, training
 from course_lib.clips import Clips
 from course_lib.datasets.decoded import decode
 from course_lib.experiments import result as files
@@ -76,7 +77,11 @@ def migrate(path: Path) -> None:
         _, about = training.state.load(weights)
         model = recipe.build(about["classes"], about.get("groups"))
         training.load_model(weights, model)
-        about = {"recipe_hash": result.recipe_hash, "classes": about["classes"], "groups": len(recordings.table["group"].unique())}
+        about = {
+            "recipe_hash": result.recipe_hash,
+            "classes": about["classes"],
+            "groups": len(recordings.table["group"].unique()),
+        }
         training.save_model(result.weights_path, model, fingerprint=result.fingerprint, **about)
     for ending in (".json", ".npz", ".safetensors"):
         if path.with_suffix(ending) != result.path.with_suffix(ending):
@@ -156,9 +161,10 @@ def _require_same_scores(was: dict[str, Any], now: files.Result) -> None:
     then = was["scores"] | {"balanced_accuracy": was["scores"].get("macc", now.scores["balanced_accuracy"])}
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "sensitivity", "specificity", "precision", "f1"):
         if then.get(name) is not None and not np.isclose(then[name], now.scores[name]):
-            raise ValueError(f"{was['recipe']} {was['protocol']} {was['fold']}: {name} {then[name]} / {now.scores[name]}")
-    if was["confusion"] != now.confusion or was["errors"] != now.errors or not np.isclose(was.get("threshold", 0.5), now.threshold):
-        raise ValueError(f"{was['recipe']} {was['protocol']} {was['fold']}: other errors")
+            raise ValueError(f"{now.recipe} {now.protocol} {now.fold}: {name} {then[name]} / {now.scores[name]}")
+    same_threshold = np.isclose(was.get("threshold", 0.5), now.threshold)
+    if was["confusion"] != now.confusion or was["errors"] != now.errors or not same_threshold:
+        raise ValueError(f"{now.recipe} {now.protocol} {now.fold}: other errors")
 
 
 if __name__ == "__main__":
