@@ -2,10 +2,10 @@
 
     python -m tools.migrate_results
 
-Needs the real data sets in `COURSE_DATA`: a result is migrated only if the recordings at hand are those that it was made
-of.
-Names change (protocol `origin` -> `original_paper`, rule `segment` -> `clip`), the recipe's hash, and what a result says
-of its data; predictions, scores and weights stay. Scores are computed again from the predictions and must be the same.
+Needs the real data sets in `COURSE_DATA`: a result is migrated only if the recordings at hand are those it is of.
+Names change (protocol `origin` -> `original_paper`, rule `segment` -> `clip`), and the recipe's hash, and what a result
+states of its data; predictions, scores and weights stay. Scores are computed again from the predictions and must be the
+same.
 """
 
 from __future__ import annotations
