@@ -41,7 +41,7 @@ def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
 
     A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior. `extends: NAME` takes every
     key that is not given from another recipe, and what is missing where a key is given in part; `protocols` are
-    replaced, and a key with the value null is left out.
+    replaced, and a key or a layer with the value null is left out.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -92,15 +92,19 @@ def _extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         inherited = _extended(_path(name, path.resolve().parent), (*above, path.resolve()))
     except RecipeError as error:
         raise RecipeError(f"{path.name} extends {base}: {error}") from None
-    for key in ("name", *(key for key in form if form[key] is None or key == "protocols")):
+    for key in {"name"} | ({"protocols"} & form.keys()):
         inherited.pop(key, None)
-    return _merged(inherited, {key: value for key, value in form.items() if value is not None}, path.name)
+    return _merged(inherited, form, path.name)
 
 
 def _merged(base: Any, given: Any, file: str) -> Any:
-    """`base` with what is given in its place; a mapping given for a list of layers changes the layers that it names."""
+    """`base` with what is given in its place; a mapping given for a list of layers changes the layers that it names.
+
+    What is given as null is left out.
+    """
     if isinstance(base, dict) and isinstance(given, dict):
-        return base | {key: _merged(base.get(key), value, file) for key, value in given.items()}
+        merged = base | {key: _merged(base.get(key), value, file) for key, value in given.items()}
+        return {key: value for key, value in merged.items() if key not in given or given[key] is not None}
     if isinstance(base, list) and isinstance(given, dict):
         layers = [next(iter(layer)) for layer in base if isinstance(layer, dict) and len(layer) == 1]
         strange = [name for name in given if layers.count(name) != 1]
@@ -109,6 +113,7 @@ def _merged(base: Any, given: Any, file: str) -> Any:
         return [
             {name: _merged(layer[name], given[name], file)} if name in given else layer
             for name, layer in zip(layers, base, strict=True)
+            if name not in given or given[name] is not None
         ]
     return given
 
