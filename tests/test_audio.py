@@ -264,12 +264,9 @@ WHOLE = {
     "wav": ("WAV", "PCM_16"),
     "wavex": ("WAVEX", "PCM_24"),
     "adpcm": ("WAV", "MS_ADPCM"),
-    "rf64": ("RF64", "PCM_16"),
-    "aiff": ("AIFF", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
     "vorbis": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),
-    "mp3": ("MP3", None),
 }
 
 
@@ -286,40 +283,33 @@ def test_a_whole_file_is_read_and_a_truncated_one_never(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("name", ["sound", "sound.wav"])
-@pytest.mark.parametrize("container", ["W64", "AU", "CAF", "NIST", "VOC"])
+@pytest.mark.parametrize("container", ["RF64", "W64", "AIFF", "MP3", "AU", "CAF", "NIST", "VOC"])
 def test_other_containers_are_named(tmp_path: Path, container: str, name: str) -> None:
     long_tone(tmp_path / name, container)
     assert f"is a {container} file; convert it to WAV or FLAC" in refused(tmp_path / name)
 
 
-def test_an_ogg_with_a_page_less_a_damaged_one_or_a_second_stream_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_with_a_page_less_a_damaged_one_or_a_second_stream_is_refused(tmp_path: Path, subtype: str) -> None:
     path = tmp_path / "a.ogg"
-    content = long_tone(path, "OGG", "VORBIS")
+    content = long_tone(path, "OGG", subtype)
     pages = content.split(b"OggS")
-    path.write_bytes(b"OggS".join(pages[:4] + pages[5:]))
-    assert "pages are missing" in refused(path)
-    path.write_bytes(content[:9000] + bytes([content[9000] ^ 1]) + content[9001:])
-    assert "a checksum is wrong" in refused(path)
+    for number in range(2, len(pages)):
+        path.write_bytes(b"OggS".join(pages[:number] + pages[number + 1 :]))
+        refused(path)
+    for position in np.linspace(5000, len(content) - 1, 20).astype(int):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        refused(path)
     path.write_bytes(content + content)
     assert "several OGG streams" in refused(path)
     path.write_bytes(content + b"TAG" + bytes(125))
     assert len(audio.read(path)) == 80_000
 
 
-@pytest.mark.parametrize("samples", [3000, 80_000])
-def test_an_mp3_that_does_not_tell_its_length_is_refused(tmp_path: Path, samples: int) -> None:
-    path = write(tmp_path / "a.mp3", tone(samples))
-    content = path.read_bytes()
-    path.write_bytes(b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + content)
-    assert len(audio.read(path)) == samples
-    path.write_bytes(content[content.index(content[:2], 4) :])  # libsndfile would guess how long it is
-    assert "tells no length" in refused(path)
-
-
-def streamed(content: bytes, riff: int, data: int, container: bytes = b"RIFF") -> bytes:
+def streamed(content: bytes, riff: int, data: int) -> bytes:
     """A WAV as a program leaves it that cannot go back to the header."""
     size = content.index(b"data") + 4
-    header = container + struct.pack("<I", riff) + content[8:size] + struct.pack("<I", data)
+    header = b"RIFF" + struct.pack("<I", riff) + content[8:size] + struct.pack("<I", data)
     return header + content[size + 4 :]
 
 
@@ -346,16 +336,6 @@ def test_a_streamed_wav_is_read_to_its_end(tmp_path: Path, riff: int, data: int,
     assert (audio.rate(path), audio.seconds(path)) == (RATE, 0.5)
     path.write_bytes(streamed(content, riff, data)[:-3])  # stopped within a sample
     assert torch.equal(audio.read(path), whole[: len(audio.read(path))]) and len(whole) - len(audio.read(path)) <= 2
-
-
-def test_a_streamed_rf64_is_read_to_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    content = bytearray(long_tone(path, "RF64", "PCM_16"))
-    whole = audio.read(path)
-    for size in (0, 2**64 - 1):
-        content[20:36] = struct.pack("<QQ", size, size)
-        path.write_bytes(content)
-        assert torch.equal(audio.read(path), whole)
 
 
 def test_a_wav_of_endless_chunks_is_refused_at_once(tmp_path: Path) -> None:
