@@ -34,11 +34,11 @@ def download(address: str, file: Path, most: int, progress: bool, timeout: float
 
     def attempt() -> None:
         file.unlink(missing_ok=True)
-        meter = _Meter(address, file, most)
-        # Not compressed on the way: the size on the disk is then what arrives.
-        downloader = kind(meter, chunk_size=1 << 16, timeout=timeout, headers={"Accept-Encoding": "identity"})
-        with tqdm(total=0, unit="B", unit_scale=True, desc=address.rpartition("/")[2], disable=not progress) as bar:
-            _watched(lambda: downloader(address, str(file), None), timeout, meter, bar)
+        with tqdm(unit="B", unit_scale=True, desc=address.rpartition("/")[2], disable=not progress) as bar:
+            meter = _Meter(address, file, most, bar)
+            # Not compressed on the way: the size on the disk is then what arrives.
+            downloader = kind(meter, chunk_size=1 << 16, timeout=timeout, headers={"Accept-Encoding": "identity"})
+            _watched(lambda: downloader(address, str(file), None), timeout, meter)
 
     _patiently(address, timeout, attempt)
 
@@ -58,24 +58,24 @@ def registered_checksum(address: str, timeout: float) -> str:
 class _Meter:
     """What pooch takes for a progress bar: it counts what is on the disk, and ends a download that grows too large."""
 
-    def __init__(self, address: str, file: Path, most: int) -> None:
-        self.address, self.file, self.most = address, file, most
-        self._total = 0
+    def __init__(self, address: str, file: Path, most: int, bar: tqdm) -> None:
+        self.address, self.file, self.most, self.bar = address, file, most, bar
+
+    @property
+    def total(self) -> int:
+        return self.bar.total or 0
+
+    @total.setter
+    def total(self, promised: int) -> None:
+        self.bar.total = promised or None
+        self.update()
 
     @property
     def arrived(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0
 
-    @property
-    def total(self) -> int:
-        return self._total
-
-    @total.setter
-    def total(self, promised: int) -> None:
-        self._total = promised
-        self.update(promised)
-
-    def update(self, _: int) -> None:
+    def update(self, _: int = 0) -> None:
+        self.bar.update(self.arrived - self.bar.n)
         if max(self.arrived, self.total) > self.most:
             raise DatasetError(
                 f"{self.address} sends more than {self.most / MEGABYTE:.0f} MB, far more than the course expects; "
@@ -92,7 +92,7 @@ class _TooSlow(Exception):
     """Hardly anything arrives."""
 
 
-def _watched(work: Callable[[], T], timeout: float, meter: _Meter | None = None, bar: tqdm | None = None) -> T:
+def _watched(work: Callable[[], T], timeout: float, meter: _Meter | None = None) -> T:
     """The value of `work()`, done in a thread that is abandoned when hardly anything arrives for four timeouts.
 
     A timeout of the connection ends a silence only, and not a server that sends a byte now and then.
@@ -106,21 +106,17 @@ def _watched(work: Callable[[], T], timeout: float, meter: _Meter | None = None,
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    began, before = time.monotonic(), 0
+    before = 0
     try:
         while True:
             with contextlib.suppress(TimeoutError):
-                outcome.exception(min(timeout, 0.2))
-            arrived = meter.arrived if meter else 0
-            if meter and bar is not None:
-                bar.total = meter.total or None
-                bar.update(arrived - bar.n)
+                outcome.exception(4 * timeout)
             if outcome.done():
                 return outcome.result()
-            if time.monotonic() - began > 4 * timeout:
-                if arrived - before < SLOWEST * 4 * timeout:
-                    raise _TooSlow
-                began, before = time.monotonic(), arrived
+            arrived = meter.arrived if meter else 0
+            if arrived - before < SLOWEST * 4 * timeout:
+                raise _TooSlow
+            before = arrived
     finally:
         if meter:
             meter.most = -1  # ends the thread, if it still goes on, with the next bytes
