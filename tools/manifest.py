@@ -20,7 +20,8 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="the file to write, such as course_lib/datasets/NAME.sha256")
     options = parser.parse_args()
     try:
-        write_manifest(options.name, datasets.get(options.name).folder, options.file)
+        dataset = datasets.get(options.name)
+        write_manifest(dataset, dataset.folder, options.file)
     except CourseError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -45,11 +45,15 @@ def known() -> dict[str, Dataset]:
     return ENTRIES
 
 
-def get(name: str) -> Dataset:
-    """The data set of that name, or a folder of class folders by its path. Raises DatasetError naming those there are.
+def get(name: str | Dataset) -> Dataset:
+    """The data set of that name, or a folder of class folders by its path; a Dataset is returned as it is.
+
+    Raises DatasetError naming those there are.
 
     Notebook: 02_spoken_digits_cnn
     """
+    if isinstance(name, Dataset):
+        return name
     if name in known():
         return ENTRIES[name]
     try:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from course_lib import audio
 from course_lib.datasets.dataset import Dataset
-from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
+from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, listed
 
 MOST_GROUPS = 20
 CLIPPED = 0.001  # of the samples at the highest level: a waveform with its tops cut off
@@ -40,54 +40,53 @@ def check(
 
     Notebook: 02_spoken_digits_cnn
     """
-    dataset = _dataset(wanted)
+    from course_lib.datasets import catalogue  # which imports the data sets, and they what they need
+
+    dataset = catalogue.get(wanted)
     folder = folder or dataset.folder
     if not folder.is_dir():
         return [f"{folder} does not exist; run: python -m course_lib data fetch {dataset.name}"]
-    recordings, problems = _list(dataset, folder)
+    try:
+        recordings, problems = dataset.read(folder, "real"), []
+    except LayoutError as error:
+        recordings, problems = error.sound, list(error.problems)
+    except (DatasetError, OSError, ValueError, LookupError) as error:
+        recordings, problems = None, [_shorten(error, folder)]
     if recordings is None:
         return problems
     show(recordings)
     problems += _count(dataset, recordings) + dataset.differences(recordings)
+    is_own = dataset.manifest is None and not dataset.archives
     expected_rate = dataset.sample_rate or recordings.sample_rate
-    hashes, rates, unreadable, flat, short, clipped = {}, [], [], [], [], []
-    rows = zip(recordings.table["recording"], recordings.table["path"], strict=True)
-    for name, path in tqdm(rows, f"checking {recordings.name}", len(recordings), disable=not progress, delay=2):
+    hashes: dict[str, str] = {}
+    rates, unreadable, flat, short, clipped = [], [], [], [], []
+    table = recordings.table
+    rows = zip(table["recording"], table["path"], strict=True)
+    for name, path in tqdm(rows, f"checking {recordings.name}", len(table), disable=not progress, delay=2):
         try:
-            rate = audio.rate(path)
-            if rate != expected_rate:
-                rates.append(f"{name} ({rate} Hz)")
-            waveform = audio.read(path)
-            hashes[name] = fingerprint(waveform)
-            if waveform.min() == waveform.max():
-                flat.append(name)
-            elif _clipped(waveform):
-                clipped.append(name)
-            if len(waveform) < dataset.shortest_s * rate:
-                short.append(f"{name} ({len(waveform) / rate:.2f} s)")
+            rate, waveform = audio.rate(path), audio.read(path)
         except (audio.AudioError, OSError) as error:
-            hashes[name] = None
             unreadable.append(f"{name} ({_shorten(error, folder)})")
-    problems += _listed(f"not at {expected_rate} Hz", rates) + _listed("unreadable", unreadable)
-    problems += _listed("flat lines", flat) + _listed(f"shorter than {dataset.shortest_s:g} s", short)
-    if dataset.manifest is None and not dataset.archives:
-        names_of: dict[str | None, list[str]] = {}
-        for name in hashes.keys() - set(flat):
+            continue
+        hashes[name] = fingerprint(waveform)
+        if rate != expected_rate:
+            rates.append(f"{name} ({rate} Hz)")
+        if waveform.min() == waveform.max():
+            flat.append(name)
+        elif is_own and _clipped(waveform):
+            clipped.append(name)
+        if len(waveform) < dataset.shortest_s * rate:
+            short.append(f"{name} ({len(waveform) / rate:.2f} s)")
+    problems += _counted(f"not at {expected_rate} Hz", rates) + _counted("unreadable", unreadable)
+    problems += _counted("flat lines", flat) + _counted(f"shorter than {dataset.shortest_s:g} s", short)
+    problems += _counted("clipped", clipped)
+    if is_own:
+        names_of: dict[str, list[str]] = {}
+        for name in sorted(hashes.keys() - set(flat)):
             names_of.setdefault(hashes[name], []).append(name)
-        same = [" = ".join(sorted(names)) for key, names in names_of.items() if key and len(names) > 1]
-        return problems + _listed("clipped", clipped) + _listed("there under several names", sorted(same))
-    labels = dict(zip(recordings.table["recording"], recordings.table["label"], strict=True))
-    return problems + (_compare(dataset.manifest, hashes, labels) if samples and dataset.manifest else [])
-
-
-def _list(dataset: Dataset, folder: Path) -> tuple[Recordings | None, list[str]]:
-    """The recordings of a folder as far as they can be listed, and what is wrong with the others. Never raises."""
-    try:
-        return dataset.read(folder, "real"), []
-    except LayoutError as error:
-        return error.sound, list(error.problems)
-    except (DatasetError, OSError, ValueError, LookupError) as error:
-        return None, [_shorten(error, folder)]
+        same = sorted(" = ".join(names) for names in names_of.values() if len(names) > 1)
+        return problems + _counted("there under several names", same)
+    return problems + (_compare(dataset.manifest, recordings, hashes) if samples and dataset.manifest else [])
 
 
 def counts(recordings: Recordings) -> pd.DataFrame:
@@ -102,17 +101,10 @@ def counts(recordings: Recordings) -> pd.DataFrame:
     return pd.concat([counted, total]) if len(counted) <= MOST_GROUPS else total
 
 
-def _dataset(wanted: str | Dataset) -> Dataset:
-    from course_lib.datasets import catalogue  # which imports the data sets, and they what they need
-
-    return wanted if isinstance(wanted, Dataset) else catalogue.get(str(wanted))
-
-
 def _clipped(waveform: Tensor) -> bool:
     """Whether the highest level, near full scale, is reached so often that the tops must have been cut off."""
     level = waveform.abs()
-    peak = level.max()
-    return bool(peak > 0.9) and bool((level > 0.999 * peak).float().mean() > CLIPPED)
+    return bool(level.max() > 0.9 and (level > 0.999 * level.max()).float().mean() > CLIPPED)
 
 
 def fingerprint(waveform: Tensor) -> str:
@@ -120,9 +112,9 @@ def fingerprint(waveform: Tensor) -> str:
     return hashlib.sha256(audio.to_int16(waveform).tobytes()).hexdigest()[:16]
 
 
-def write_manifest(wanted: str | Dataset, folder: Path, manifest: Path) -> None:
+def write_manifest(dataset: Dataset, folder: Path, manifest: Path) -> None:
     """Write the manifest of the recordings in `folder`, for those who publish a data set. Raises as its reader does."""
-    table = _dataset(wanted).read(folder, "real").table.sort_values("recording")
+    table = dataset.read(folder, "real").table.sort_values("recording")
     lines = [
         f"{fingerprint(audio.read(path))}  {label}  {name}\n"
         for name, label, path in zip(table["recording"], table["label"], table["path"], strict=True)
@@ -147,25 +139,25 @@ def _count(dataset: Dataset, recordings: Recordings) -> list[str]:
     return problems
 
 
-def _compare(manifest: Path, hashes: dict[str, str | None], labels: dict[str, int]) -> list[str]:
+def _compare(manifest: Path, recordings: Recordings, hashes: dict[str, str]) -> list[str]:
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
         published = {name: (digest, int(label)) for digest, label, name in (line.split("  ", 2) for line in lines)}
     except (OSError, ValueError) as error:
         return [f"the manifest {manifest} cannot be read ({error}); install the course again"]
-    both = [name for name in hashes if name in published]
+    labels = dict(zip(recordings.table["recording"], recordings.table["label"], strict=True))
+    both = [name for name in labels if name in published]
+    other_samples = [name for name in both if name in hashes and hashes[name] != published[name][0]]
     return (
-        _listed("missing", sorted(published.keys() - hashes.keys()))
-        + _listed("unknown", sorted(hashes.keys() - published.keys()))
-        + _listed("different from the published ones", [n for n in both if hashes[n] not in (None, published[n][0])])
-        + _listed("not labelled as published", [name for name in both if labels[name] != published[name][1]])
+        _counted("missing", sorted(published.keys() - labels.keys()))
+        + _counted("unknown", sorted(labels.keys() - published.keys()))
+        + _counted("different from the published ones", other_samples)
+        + _counted("not labelled as published", [name for name in both if labels[name] != published[name][1]])
     )
 
 
-def _listed(what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    return [f"{len(names)} {what}: {first_few(names)}"]
+def _counted(what: str, names: list[str]) -> list[str]:
+    return listed(f"{len(names)} {what}", names)
 
 
 def _shorten(error: Exception, folder: Path) -> str:

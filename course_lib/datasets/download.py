@@ -36,7 +36,9 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
 
     Notebook: 02_spoken_digits_cnn
     """
-    dataset = wanted if isinstance(wanted, Dataset) else _by_name(wanted)
+    from course_lib.datasets import catalogue  # which imports the data sets, and they what they need
+
+    dataset = catalogue.get(wanted)
     target = dataset.folder
     waiting = target.with_name(f".{target.name}-archives")
     if target.is_dir():
@@ -69,12 +71,6 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
             ) from error
     shutil.rmtree(waiting, ignore_errors=True)
     return target
-
-
-def _by_name(name: str) -> Dataset:
-    from course_lib.datasets import catalogue  # which imports the data sets, as they do what they need
-
-    return catalogue.get(name)
 
 
 def _require_space(dataset: Dataset, folder: Path, archives: Path, progress: bool) -> None:

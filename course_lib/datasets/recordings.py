@@ -25,6 +25,11 @@ def first_few(names: Sequence[object], separator: str = ", ") -> str:
     return separator.join(map(str, names[:LISTED])) + more
 
 
+def listed(what: str, names: Sequence[object]) -> list[str]:
+    """One problem, what it is and the first names that have it, or none where there are no names."""
+    return [f"{what}: {first_few(names)}"] if names else []
+
+
 def is_utf8(name: str) -> bool:
     """Whether a name can be written in UTF-8; one that the disk gives in another encoding cannot."""
     try:
