@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import multiprocessing
 import os
 import shutil
@@ -178,9 +179,8 @@ def fail_as_full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def open_on_a_full_disk(*arguments: object) -> object:
-    file = open(*arguments)  # noqa: SIM115
-    return type("Full", (), {"close": lambda self: file.close(), "write": fail_as_full})()
+def open_on_a_full_disk(*_: object) -> object:
+    return type("Full", (io.BytesIO,), {"write": fail_as_full})()
 
 
 @pytest.mark.parametrize(

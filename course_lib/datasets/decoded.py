@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import logging
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,28 +73,15 @@ def copies(recordings: Recordings, decoded: Decoded | None = None) -> list[list[
     """
     decoded = decoded or decode(recordings)
     names = recordings.table["recording"].astype(str).to_numpy(str)
-    bounds = list(itertools.pairwise(decoded.offsets.tolist()))
-
-    def alike(rows: Iterable[int], key: Callable[[int, int], Hashable]) -> Iterator[list[int]]:
-        by_key: dict[Hashable, list[int]] = {}
-        for row in rows:
-            by_key.setdefault(key(*bounds[row]), []).append(row)
-        return (rows for rows in by_key.values() if len(rows) > 1)
-
-    def excerpt(begin: int, end: int) -> bytes:
-        return decoded.samples[begin : end : max(1, (end - begin) // 64)].tobytes()
-
-    def digest(begin: int, end: int) -> bytes:
-        return hashlib.sha256(decoded.samples[begin:end]).digest()
-
-    same = [
-        rows
-        for of_length in alike(range(len(bounds)), lambda begin, end: end - begin)
-        for of_excerpt in alike(of_length, excerpt)
-        for rows in alike(of_excerpt, digest)
-        if np.ptp(decoded.samples[slice(*bounds[rows[0]])]) > 0
-    ]
-    return [names[rows].tolist() for rows in sorted(same)]
+    sounds = [decoded.samples[begin:end] for begin, end in itertools.pairwise(decoded.offsets)]
+    # A hash only of those that have a length and some samples in common with others.
+    samples_of_each = [(len(sound), sound[:: max(1, len(sound) // 64)].tobytes()) for sound in sounds]
+    times = Counter(samples_of_each)
+    same: dict[bytes, list[str]] = {}
+    for name, sound, few in zip(names, sounds, samples_of_each, strict=True):
+        if times[few] > 1 and sound.min() < sound.max():  # their difference may be beyond 16 bits
+            same.setdefault(hashlib.sha256(sound).digest(), []).append(str(name))
+    return [alike for alike in same.values() if len(alike) > 1]
 
 
 def cache_name(recordings: Recordings) -> str:
@@ -146,7 +134,7 @@ def _open(folder: Path, recordings: Recordings) -> Decoded | None:
         # Copy-on-write: torch wants arrays it could write to, and nothing ever reaches the file.
         samples = np.memmap(folder / f"samples.{about['dtype']}", np.dtype(about["dtype"]).newbyteorder("<"), mode="c")
         decoded = Decoded(samples, offsets, about["fingerprint"])
-        return decoded if _is_whole(decoded, recordings) and _is_verified(folder, decoded, recordings) else None
+        return decoded if _is_intact(folder, decoded, recordings) else None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except (OSError, MemoryError) as error:  # such as no permission: the cache itself may be good
@@ -157,30 +145,17 @@ def _open(folder: Path, recordings: Recordings) -> Decoded | None:
         return None
 
 
-def _is_whole(decoded: Decoded, recordings: Recordings) -> bool:
-    offsets = decoded.offsets
-    return (
-        offsets.dtype == np.int64
-        and offsets.shape == (len(recordings) + 1,)
-        and offsets[0] == 0
-        and bool((np.diff(offsets) > 0).all())
-        and len(decoded.samples) == offsets[-1] + LONGEST_CLIP_S * recordings.sample_rate
-    )
-
-
-def _is_verified(folder: Path, decoded: Decoded, recordings: Recordings) -> bool:
-    state = _state(folder)
+def _is_intact(folder: Path, decoded: Decoded, recordings: Recordings) -> bool:
+    states = (path.stat() for path in sorted(folder.iterdir()))
+    # What changes when a file is touched, other than by reading it.
+    state = folder, *((each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in states)
     if state not in _verified:
-        if decoded.samples[decoded.offsets[-1] :].any() or decoded.fingerprint != _fingerprint(recordings, decoded):
+        silence = decoded.samples[decoded.offsets[-1] :]
+        is_padded = len(silence) == LONGEST_CLIP_S * recordings.sample_rate and not silence.any()
+        if not is_padded or decoded.offsets[0] or decoded.fingerprint != _fingerprint(recordings, decoded):
             return False
         _verified.add(state)
     return True
-
-
-def _state(folder: Path) -> tuple[object, ...]:
-    """What changes when a file of the cache is touched, other than by reading it."""
-    states = (path.stat() for path in sorted(folder.iterdir()))
-    return folder, *((each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in states)
 
 
 def _fingerprint(recordings: Recordings, decoded: Decoded) -> str:
@@ -205,62 +180,39 @@ def _write(recordings: Recordings, folder: Path, progress: bool) -> None:
 
 
 def _decode_into(recordings: Recordings, folder: Path, progress: bool) -> None:
+    """Write the samples as int16 and, from the first recording on that 16 bits do not hold, all of them as float32."""
     bad: list[audio.AudioError] = []
     loud: list[str] = []
     offsets = [0]
+    path, dtype = folder / "samples.int16", np.dtype("<i2")
     names = recordings.table["recording"]
-    with _Store(folder) as store:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "wb"))
         rows = tqdm(_encoded(recordings), f"decoding {recordings.name}", len(names), disable=not progress, delay=2)
-        for name, samples in zip(names, rows, strict=True):
+        silence = np.zeros(LONGEST_CLIP_S * recordings.sample_rate, "<i2")
+        for name, samples in itertools.chain(zip(names, rows, strict=True), [("", silence)]):
             if isinstance(samples, audio.AudioError):
                 bad.append(samples)
                 continue
-            store.append(samples)
+            if samples.dtype.kind == "f" and dtype.kind == "i":
+                file.close()
+                dtype, file = np.dtype("<f4"), stack.enter_context(open(folder / "samples.float32", "wb"))
+                for begin in range(0, offsets[-1], 1 << 23):
+                    file.write(_as_float(np.fromfile(path, "<i2", 1 << 23, offset=2 * begin)))
+                path.unlink()
+            file.write(samples if samples.dtype == dtype else _as_float(samples))
             offsets.append(offsets[-1] + len(samples))
             if samples.dtype.kind == "f" and np.abs(samples).max() > _OTHER_UNITS:
                 loud.append(str(name))
-        store.append(np.zeros(LONGEST_CLIP_S * recordings.sample_rate, "<i2"))
     if bad:
         raise audio.AudioError(first_few(bad, "; "))
     if loud:
         _log.warning("%s: far beyond full scale, which is 1: %s; rescale them", recordings.name, first_few(loud))
-    np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
-    samples = np.memmap(store.path, store.dtype, mode="r")
-    fingerprint = _fingerprint(recordings, Decoded(samples, np.array(offsets), ""))
-    about = {"fingerprint": fingerprint, "dtype": store.dtype.name, "sample_rate": recordings.sample_rate}
+    positions = np.array(offsets[:-1], dtype=np.int64)
+    np.save(folder / "offsets.npy", positions)
+    samples = np.memmap(folder / f"samples.{dtype.name}", dtype, mode="r")
+    about = {"fingerprint": _fingerprint(recordings, Decoded(samples, positions, "")), "dtype": dtype.name}
     (folder / "about.json").write_text(json.dumps(about))
-
-
-class _Store:
-    """A file of samples: int16, and float32 from the first recording on that 16 bits do not hold."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.dtype = folder, np.dtype("<i2")
-        self.file = open(self.path, "wb")  # noqa: SIM115
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"samples.{self.dtype.name}"
-
-    def append(self, samples: np.ndarray) -> None:
-        if samples.dtype.kind == "f" and self.dtype.kind == "i":
-            self._widen()
-        self.file.write(samples if samples.dtype == self.dtype else _as_float(samples))
-
-    def _widen(self) -> None:
-        self.file.close()
-        narrow, self.dtype = self.path, np.dtype("<f4")
-        self.file = open(self.path, "wb")  # noqa: SIM115
-        with open(narrow, "rb") as file:
-            while content := file.read(1 << 24):
-                self.file.write(_as_float(np.frombuffer(content, "<i2")))
-        narrow.unlink()
-
-    def __enter__(self) -> _Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
