@@ -19,6 +19,16 @@ def start() -> None:
         print(f"Profile {environment.profile()}: this run is not the one the text of the lesson was written for.")
 
 
+def shortened(recordings: Recordings, smoke: int) -> Recordings:
+    """All recordings; in the smoke profile, the first `smoke` of each class of each group, so that tests are quick.
+
+    Notebook: 04_learnable_gammatone
+    """
+    if environment.profile() != "smoke":
+        return recordings
+    return recordings.subset(recordings.table.groupby(["group", "label"]).head(smoke).index.to_numpy())
+
+
 def announce(recordings: Recordings) -> None:
     """One line on the data in use; a banner when it is a stand-in.
 
