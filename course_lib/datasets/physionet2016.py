@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Set
@@ -17,7 +16,8 @@ from course_lib.datasets import listing, splits
 from course_lib.datasets.dataset import Dataset, Protocol, Words
 from course_lib.datasets.hearts.cycles import cycle_starts
 from course_lib.datasets.hearts.preparation import SAMPLE_RATE, SHORTEST_S, HeartPreparation
-from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
+from course_lib.datasets.labels import read_column
+from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few, listed
 from course_lib.datasets.splits import Split
 from course_lib.datasets.stand_ins import heart_sounds
 
@@ -52,11 +52,8 @@ def read(folder: Path, source: str) -> Recordings:
 
     Notebook: 05_heart_sounds_physionet
     """
-    rows, problems = [], []
-    for letter in DEVICES:
-        of_subset, faults = _read_subset(folder, letter)
-        rows += of_subset
-        problems += faults
+    problems: list[str] = []
+    rows = [row for letter in DEVICES for row in _read_subset(folder, letter, problems)]
     table = pd.DataFrame(rows, columns=["recording", "path", "label", "group", "quality"])
     for name, letters in table[table["recording"].duplicated(keep=False)].groupby("recording")["group"]:
         problems.append(f"{name} is in several folders: {', '.join(f'training-{letter}' for letter in letters)}")
@@ -69,21 +66,20 @@ def read(folder: Path, source: str) -> Recordings:
         flagged = published & names
         problems.append(f"{FLAGGED_FILE} cannot be read ({error.strerror})")
     table["flagged"] = table["recording"].isin(flagged)
-    if unknown := sorted(flagged - names):
-        problems.append(f"{FLAGGED_FILE} names unknown recordings: {first_few(unknown)}")
+    problems += listed(f"{FLAGGED_FILE} names unknown recordings", sorted(flagged - names))
     if flagged < published <= names:
-        problems.append(f"{FLAGGED_FILE} is cut off: it lacks {first_few(sorted(published - flagged))}")
+        problems += listed(f"{FLAGGED_FILE} is cut off; it lacks", sorted(published - flagged))
     for number in LISTS:
-        sides, faults = _read_list(folder, number, names)
+        faults: list[str] = []
+        sides = _read_list(folder, number, names, faults)
         whole = _published_sides(number, names, published)
         if sides and sides.items() < whole.items():
-            lacking = first_few(sorted(whole.keys() - sides.keys()))
-            faults.append(f"{LISTS_FOLDER}: list {number} is cut off: it lacks {lacking}")
+            faults += listed(f"{LISTS_FOLDER}: list {number} is cut off; it lacks", sorted(whole.keys() - sides.keys()))
         elif sides and whole and sides != whole and not faults:
             _log.warning("physionet2016: list %d in %s is not the published one", number, folder / LISTS_FOLDER)
-        problems += faults
-        if not sides and not faults:
+        elif not sides and not faults:
             sides = _published_sides(number, names, flagged)
+        problems += faults
         if sides:
             table[f"list_{number}"] = table["recording"].map(sides).fillna("")
     sound = Recordings("physionet2016", table, CLASS_NAMES, SAMPLE_RATE, source) if rows else None
@@ -119,20 +115,17 @@ def differences(recordings: Recordings) -> list[str]:
     """
     table = recordings.table.set_index("recording")
     headers = {name: _header_label(Path(path).with_suffix(".hea")) for name, path in table["path"].items()}
-    others = {
-        "labelled otherwise in their .hea file": {
-            name for name, label in headers.items() if label not in (None, table["label"][name])
-        }
-    }
+    contradicted = {name for name, label in headers.items() if label not in (None, table["label"][name])}
+    others = {"labelled otherwise in their .hea file": contradicted}
     names, unusable = set(table.index), _published()["flagged"]
     if unusable <= names:
         others["flagged otherwise than published"] = unusable ^ set(table.index[table["flagged"]])
     for number in LISTS:
-        sides, listed = _published_sides(number, names, unusable), table.get(f"list_{number}")
-        if sides and listed is not None:
-            wrong = {name for name in names if listed[name] != sides.get(name, "")}
+        sides, in_table = _published_sides(number, names, unusable), table.get(f"list_{number}")
+        if sides and in_table is not None:
+            wrong = {name for name in names if in_table[name] != sides.get(name, "")}
             others[f"on another side of list {number} than published"] = wrong
-    return [f"{len(wrong)} {what}: {first_few(sorted(wrong))}" for what, wrong in others.items() if wrong]
+    return [line for what, wrong in others.items() for line in listed(f"{len(wrong)} {what}", sorted(wrong))]
 
 
 def data_table(recordings: Recordings) -> pd.DataFrame:
@@ -153,69 +146,43 @@ def data_table(recordings: Recordings) -> pd.DataFrame:
     return counted.groupby(["subset", "device"], as_index=False, sort=False).sum()
 
 
-def _read_subset(folder: Path, letter: str) -> tuple[list[tuple], list[str]]:
+def _read_subset(folder: Path, letter: str, problems: list[str]) -> list[tuple]:
     name = f"training-{letter}"
     if not (folder / name).is_dir():
-        return [], [f"the folder {name} is missing from {folder}"]
-    labels, problems = _read_column(folder / name / "REFERENCE.csv", 1, _LABELS, "label")
-    qualities, faults = _read_qualities(folder, name, labels.keys())
-    problems += faults
+        problems.append(f"the folder {name} is missing from {folder}")
+        return []
+    labels = read_column(folder / name / "REFERENCE.csv", _LABELS, "label", problems)
+    qualities = _read_qualities(folder, name, labels.keys(), problems)
     files: dict[str, list[Path]] = {}
     for path in listing.sounds(folder / name, deep=False):
         files.setdefault(path.stem, []).append(path)
-    for what, names in (
-        (f"{name}/REFERENCE.csv lists recordings that are not there", labels.keys() - files.keys()),
-        (f"{name} holds recordings without a label in REFERENCE.csv", files.keys() - labels.keys()),
-        (f"{name} holds several files of", {key for key, paths in files.items() if len(paths) > 1}),
-    ):
-        problems += [f"{what}: {first_few(sorted(names))}"] if names else []
-    rows = [
+    twice = [key for key, paths in files.items() if len(paths) > 1]
+    problems += listed(f"{name}/REFERENCE.csv lists recordings that are not there", sorted(labels.keys() - files))
+    problems += listed(f"{name} holds recordings without a label in REFERENCE.csv", sorted(files.keys() - labels))
+    problems += listed(f"{name} holds several files of", sorted(twice))
+    return [
         (key, str(paths[0]), labels[key], letter, qualities.get(key, "unknown"))
         for key, paths in files.items()
         if key in labels
     ]
-    return rows, problems
 
 
-def _read_column(path: Path, column: int, meaning: dict[str, object], what: str) -> tuple[dict, list[str]]:
-    """The values in a column of a CSV file by the recording in its first one, and what is wrong with the file."""
-    file_name = f"{path.parent.name}/{path.name}"
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
-    except FileNotFoundError:
-        return {}, [f"{file_name} is missing"]
-    except (OSError, ValueError, csv.Error) as error:
-        return {}, [f"{file_name} cannot be read ({error})"]
-    usable = [len(line) > column and line[column] in meaning for line in lines]
-    wrong = [line for line, is_usable in zip(lines, usable, strict=True) if not is_usable]
-    expected = ", ".join(repr(value) for value in meaning)
-    problems = [
-        f"{file_name} holds a line {','.join(line)!r}, whose {what} is none of {expected}" for line in wrong[:3]
-    ]
-    if len(wrong) > 3:
-        problems[-1] += f", and {len(wrong) - 3} more such lines"
-    twice = [name for name, count in Counter(line[0] for line in lines).items() if count > 1]
-    problems += [f"{file_name} lists more than once: {first_few(twice)}"] if twice else []
-    return {
-        line[0]: meaning[line[column]] for line, is_usable in zip(lines, usable, strict=True) if is_usable
-    }, problems
-
-
-def _read_qualities(folder: Path, name: str, labelled: Set[str]) -> tuple[dict[str, str], list[str]]:
+def _read_qualities(folder: Path, name: str, labelled: Set[str], problems: list[str]) -> dict[str, str]:
     for path in (
         folder / "annotations" / "updated" / name / "REFERENCE_withSQI.csv",
         folder / name / "REFERENCE_withSQI.csv",
         folder / name / "REFERENCE_withSQI_derived.csv",
     ):
         if path.is_file():
-            qualities, faults = _read_column(path, 2, _QUALITIES, "quality")
+            faults: list[str] = []
+            qualities = read_column(path, _QUALITIES, "quality", faults, column=2)
             if not faults and (lacking := sorted(labelled - qualities.keys())):
                 _log.warning(
                     "physionet2016: %s/%s lacks %s, whose quality is unknown", name, path.name, first_few(lacking)
                 )
-            return qualities, faults
-    return {}, []
+            problems += faults
+            return qualities
+    return {}
 
 
 @cache
@@ -259,24 +226,23 @@ def _flagged(folder: Path, published: set[str] | None) -> set[str]:
     return set()
 
 
-def _read_list(folder: Path, number: int, listed: set[str]) -> tuple[dict[str, str], list[str]]:
-    files = {side: folder / LISTS_FOLDER / f"{name}{number}.txt" for side, name in _SIDES.items()}
+def _read_list(folder: Path, number: int, names: set[str], problems: list[str]) -> dict[str, str]:
+    files = {side: folder / LISTS_FOLDER / f"{word}{number}.txt" for side, word in _SIDES.items()}
     if not any(path.is_file() for path in files.values()):
-        return {}, []
+        return {}
     try:
         lines = {side: _words(path) for side, path in files.items()}
     except OSError as error:
-        return {}, [f"{LISTS_FOLDER}: list {number} cannot be read ({error})"]
-    sides = {side: set(lines[side]) for side in lines}
-    problems = [f"{LISTS_FOLDER}: {files[side].name} is empty" for side in sides if not sides[side]]
+        problems.append(f"{LISTS_FOLDER}: list {number} cannot be read ({error})")
+        return {}
+    problems += [f"{LISTS_FOLDER}: {files[side].name} is empty" for side in lines if not lines[side]]
+    train, test = map(set, lines.values())
     twice = {name for words in lines.values() for name, count in Counter(words).items() if count > 1}
-    for what, names in (
-        ("names unknown recordings", (sides["train"] | sides["test"]) - listed),
-        ("has on both sides", sides["train"] & sides["test"]),
-        ("has more than once", twice),
-    ):
-        problems += [f"{LISTS_FOLDER}: list {number} {what}: {first_few(sorted(names))}"] if names else []
-    return {name: side for side, names in sides.items() for name in names}, problems
+    name = f"{LISTS_FOLDER}: list {number}"
+    problems += listed(f"{name} names unknown recordings", sorted((train | test) - names))
+    problems += listed(f"{name} has on both sides", sorted(train & test))
+    problems += listed(f"{name} has more than once", sorted(twice))
+    return dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
 
 
 _SIDES = {"train": "train", "test": "validation"}
