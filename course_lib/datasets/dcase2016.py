@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +14,8 @@ from torch import Tensor
 from course_lib import audio
 from course_lib.datasets import listing, splits
 from course_lib.datasets.dataset import Dataset, Preparation, Protocol, Words
-from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
+from course_lib.datasets.labels import read_column
+from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, listed
 from course_lib.datasets.splits import Split
 from course_lib.datasets.stand_ins import scenes
 
@@ -56,22 +55,15 @@ def read(folder: Path, source: str) -> Recordings:
 
     Notebook: 07_acoustic_scenes
     """
-    tables, problems = [], []
-    for part in _PARTS:
-        home = _home(folder, part)
-        if home is None:
-            problems += [f"the folder {part} is missing from {folder}"] if part == "development" else []
-            continue
-        table, faults = _read_part(home, part)
-        tables.append(table)
-        problems += faults
-    table = pd.concat(tables) if tables else pd.DataFrame()
-    shared = set() if table.empty else _locations(table, "development") & _locations(table, "evaluation")
-    if shared:
-        problems.append(f"locations of both parts: {first_few(sorted(shared))}")
-    segments = int((table["part"] == "development").sum()) if len(table) else 0
+    problems: list[str] = []
+    rows = [row for part in _PARTS for row in _read_part(folder, part, problems)]
+    columns = ["recording", "path", "label", "group", "part", "fold", "faulty"]
+    table = pd.DataFrame(rows, columns=columns).astype({"faulty": bool})
+    parts_of = table.groupby(table["group"].str.removeprefix("evaluation/"))["part"].nunique()
+    problems += listed("locations of both parts", sorted(parts_of.index[parts_of > 1]))
+    segments = int((table["part"] == "development").sum())
     note = f"{segments:,} of {SEGMENTS:,} segments" if source == "real" else ""
-    recordings = Recordings("dcase2016", table, CLASS_NAMES, SAMPLE_RATE, source, note=note) if len(table) else None
+    recordings = Recordings("dcase2016", table, CLASS_NAMES, SAMPLE_RATE, source, note=note) if rows else None
     if problems:
         raise LayoutError("dcase2016", problems, recordings)
     return recordings
@@ -95,15 +87,16 @@ def folds(recordings: Recordings, seed: int = 0) -> list[Split]:
     table = recordings.table
     if not (table["fold"] > 0).any():
         raise DatasetError(f"{recordings.name} has no evaluation_setup with four folds; get the complete data set")
-    rows = _development(recordings)
-    made = []
-    for number in FOLDS:
-        tested = table["fold"].to_numpy()[rows] == number
-        split = splits.from_lists(
-            recordings, f"fold_{number}", table["recording"].iloc[rows[~tested]], table["recording"].iloc[rows[tested]]
+    names, development = table["recording"], table["part"] == "development"
+    return [
+        splits.from_lists(
+            recordings,
+            f"fold_{number}",
+            names[development & ~table["faulty"] & (table["fold"] != number)],
+            names[development & (table["fold"] == number)],
         )
-        made.append(replace(split, train=_without_faults(recordings, split.train)))
-    return made
+        for number in FOLDS
+    ]
 
 
 def evaluation(recordings: Recordings, seed: int = 0) -> list[Split]:
@@ -111,13 +104,13 @@ def evaluation(recordings: Recordings, seed: int = 0) -> list[Split]:
 
     Raises DatasetError where the evaluation part is not on this disk.
     """
-    names, part = recordings.table["recording"], recordings.table["part"]
-    if not (part == "evaluation").any():
+    table = recordings.table
+    if not (table["part"] == "evaluation").any():
         raise DatasetError(
             f"{recordings.name}: there is no folder evaluation beside development; it is a part of its own"
         )
-    split = splits.from_lists(recordings, "evaluation", names[part == "development"], names[part == "evaluation"])
-    return [replace(split, train=_without_faults(recordings, split.train))]
+    train = table["recording"][(table["part"] == "development") & ~table["faulty"]]
+    return [splits.from_lists(recordings, "evaluation", train, table["recording"][table["part"] == "evaluation"])]
 
 
 def random_segments(recordings: Recordings, seed: int = 0) -> list[Split]:
@@ -125,116 +118,81 @@ def random_segments(recordings: Recordings, seed: int = 0) -> list[Split]:
 
     Notebook: 07_acoustic_scenes
     """
-    made = splits.stratified_folds(recordings, len(FOLDS), seed, _development(recordings), within_groups=False)
-    return [replace(split, train=_without_faults(recordings, split.train)) for split in made]
+    rows = recordings.find(part="development")
+    made = splits.stratified_folds(recordings, len(FOLDS), seed, rows, within_groups=False)
+    faulty = recordings.find(faulty=True)
+    return [replace(split, train=np.setdiff1d(split.train, faulty)) for split in made]
 
 
-def _home(folder: Path, part: str) -> Path | None:
-    return next((folder / name for name in (part, _PARTS[part]) if (folder / name).is_dir()), None)
-
-
-def _locations(table: pd.DataFrame, part: str) -> set[str]:
-    return set(table["group"][table["part"] == part])
-
-
-def _development(recordings: Recordings) -> np.ndarray:
-    return recordings.find(part="development")
-
-
-def _without_faults(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
-    return rows[~recordings.table["faulty"].to_numpy(bool)[rows]]
-
-
-def _read_part(home: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
-    problems: list[str] = []
-    listed = _lines(home / "meta.txt", 2, problems)
-    counted = Counter(_stem(line[0]) for line in listed)
-    problems += _named(f"{part}/meta.txt lists more than once", [name for name, count in counted.items() if count > 1])
-    strange = sorted({line[1] for line in listed} - set(CLASS_NAMES))
-    problems += _named(f"{part}/meta.txt names scenes that are none of the fifteen", strange)
-    scene_of = {_stem(file): scene for file, scene in listed if scene in CLASS_NAMES}
-    files = (
-        {path.stem: path for path in listing.sounds(home / "audio", deep=False)} if (home / "audio").is_dir() else {}
-    )
-    problems += _named(f"{part}/meta.txt lists segments that are not there", sorted(scene_of.keys() - files.keys()))
-    problems += _named(f"{part}/audio holds segments without a scene", sorted(files.keys() - scene_of.keys()))
-    faulty = {_stem(line[0]) for line in _lines(home / "error.txt", 1, [])}
-    fold_of = _folds_of(home, scene_of, problems) if part == "development" else {}
+def _read_part(folder: Path, part: str, problems: list[str]) -> list[tuple]:
+    home = next((folder / name for name in (part, _PARTS[part]) if (folder / name).is_dir()), None)
+    if home is None:
+        problems += [f"the folder {part} is missing from {folder}"] if part == "development" else []
+        return []
+    labels = _read_scenes(home / "meta.txt", problems)
+    sounds = home / "audio"
+    files = {path.stem: path for path in listing.sounds(sounds, deep=False)} if sounds.is_dir() else {}
+    problems += listed(f"{part}/meta.txt lists segments that are not there", sorted(labels.keys() - files))
+    problems += listed(f"{part}/audio holds segments without a scene", sorted(files.keys() - labels))
+    faults = home / "error.txt"
+    faulty = {_stem(line.split("\t")[0]) for line in faults.read_text().splitlines()} if faults.is_file() else set()
+    fold_of = _folds_of(home / "evaluation_setup", labels, problems) if part == "development" else {}
     prefix = "" if part == "development" else f"{part}/"
-    rows = [
+    return [
         (
             f"{prefix}{name}",
             str(files[name]),
-            CLASS_NAMES.index(scene_of[name]),
-            f"{prefix}{name.split('_')[0]}",
+            labels[name],
+            f"{prefix}{_location(name)}",
             part,
             fold_of.get(name, 0),
             name in faulty,
         )
-        for name in sorted(scene_of.keys() & files.keys())
+        for name in sorted(labels.keys() & files)
     ]
-    columns = ["recording", "path", "label", "group", "part", "fold", "faulty"]
-    return pd.DataFrame(rows, columns=columns), problems
 
 
-def _folds_of(home: Path, scene_of: dict[str, str], problems: list[str]) -> dict[str, int]:
+def _folds_of(setup: Path, labels: dict[str, int], problems: list[str]) -> dict[str, int]:
     """The fold in which each segment is tested; what is wrong with the setup is added to `problems`."""
-    setup = home / "evaluation_setup"
     if not any((setup / f"fold{number}_evaluate.txt").is_file() for number in FOLDS):
         return {}
     fold_of: dict[str, int] = {}
     for number in FOLDS:
-        sides = {
-            side: {_stem(line[0]): line[1] for line in _lines(setup / f"fold{number}_{side}.txt", 2, problems)}
-            for side in ("train", "evaluate")
-        }
-        for side, listed in sides.items():
-            what = f"evaluation_setup/fold{number}_{side}.txt"
-            problems += _named(f"{what} names unknown segments", sorted(listed.keys() - scene_of.keys()))
-            known = listed.keys() & scene_of.keys()
-            problems += _named(
-                f"{what} has other scenes than meta.txt", [n for n in sorted(known) if listed[n] != scene_of[n]]
-            )
-        shared = {name.split("_")[0] for name in sides["train"]} & {name.split("_")[0] for name in sides["evaluate"]}
-        problems += _named(f"fold {number} has locations on both sides", sorted(shared))
-        twice = sorted(sides["evaluate"].keys() & fold_of.keys())
-        problems += _named(f"fold {number} tests segments of another fold", twice)
-        fold_of |= dict.fromkeys(sides["evaluate"].keys() & scene_of.keys(), number)
-    problems += _named("in no fold of evaluation_setup", sorted(scene_of.keys() - fold_of.keys()))
+        locations = []
+        for side in ("train", "evaluate"):
+            name = f"fold{number}_{side}.txt"
+            in_list = _read_scenes(setup / name, problems)
+            locations.append(set(map(_location, in_list)))
+            others = [each for each in in_list if each in labels and in_list[each] != labels[each]]
+            problems += listed(f"{setup.name}/{name} names unknown segments", sorted(in_list.keys() - labels))
+            problems += listed(f"{setup.name}/{name} has other scenes than meta.txt", sorted(others))
+        twice = sorted(in_list.keys() & fold_of)
+        problems += listed(f"fold {number} tests segments of another fold", twice)
+        problems += listed(f"fold {number} has locations on both sides", sorted(set.intersection(*locations)))
+        fold_of |= dict.fromkeys(in_list.keys() & labels, number)
+    problems += listed(f"in no fold of {setup.name}", sorted(labels.keys() - fold_of))
     return fold_of
 
 
-def _lines(path: Path, columns: int, problems: list[str]) -> list[list[str]]:
-    """The tab-separated lines of a text file; a missing file and lines with too few columns go to `problems`."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path.parent.name}/{path.name} cannot be read ({error})")
-        return []
-    split = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip()]
-    short = ["\t".join(line) for line in split if len(line) < columns]
-    problems += _named(f"{path.parent.name}/{path.name} has lines without a scene", short)
-    return [line[:columns] for line in split if len(line) >= columns]
+def _read_scenes(path: Path, problems: list[str]) -> dict[str, int]:
+    labels = {scene: label for label, scene in enumerate(CLASS_NAMES)}
+    return read_column(path, labels, "scene", problems, separator="\t", key=_stem)
 
 
 def _stem(file: str) -> str:
     return Path(file.replace("\\", "/")).stem
 
 
-def _named(what: str, names: Iterable[str]) -> list[str]:
-    names = list(names)
-    return [f"{what}: {first_few(names)}"] if names else []
+def _location(segment: str) -> str:
+    return segment.split("_")[0]
 
 
 def _differences(recordings: Recordings) -> list[str]:
-    """Segments of another length, rate or number of channels than most, which a listing does not show."""
-    table = recordings.table
-    lengths = {
-        name: round(audio.seconds(path), 2) for name, path in zip(table["recording"], table["path"], strict=True)
-    }
-    usual = Counter(lengths.values()).most_common(1)[0][0]
-    other = [f"{name} ({length:g} s)" for name, length in lengths.items() if abs(length - usual) > 0.05]
-    return _named(f"not {usual:g} s long", other)
+    """Segments of another length than most, which a listing does not show."""
+    seconds = recordings.table.set_index("recording")["path"].map(audio.seconds)
+    usual = seconds.round(2).mode()[0]
+    other = seconds[(seconds - usual).abs() > 0.05]
+    return listed(f"not {usual:g} s long", [f"{name} ({length:.2f} s)" for name, length in other.items()])
 
 
 def _archives() -> tuple[str, ...]:
