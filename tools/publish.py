@@ -1,11 +1,14 @@
-"""Executes the lessons: to HTML for reading, or in place in the form that is committed."""
+"""Executes the lessons: `python -m tools.publish [LESSON ...] (--html FOLDER | --publish)`."""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import os
 import re
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -21,7 +24,7 @@ _MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|work|tmp|home|Users)/")
 
 
 class PublishError(CourseError):
-    """A lesson fails, or is not fit to be committed; the message names it and says why."""
+    """A lesson is not there, fails, or is not fit to be committed; the message names it and says why."""
 
 
 def lessons() -> list[Path]:
@@ -29,11 +32,33 @@ def lessons() -> list[Path]:
     return sorted((environment.CHECKOUT / "notebooks").glob("[0-9]*.ipynb"))
 
 
+def chosen(names: Sequence[str]) -> list[Path]:
+    """The lessons of these numbers ("1", "01", "03b") or names, in order; all where none is named.
+
+    Raises PublishError for one that is not there.
+    """
+    known = lessons()
+    by_name = {name: path for path in known for name in _names(path)}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        numbers = ", ".join(path.stem.split("_")[0] for path in known)
+        raise PublishError(f"there is no lesson {', '.join(unknown)}; there are {numbers}")
+    wanted = {by_name[name] for name in names}
+    return [path for path in known if path in wanted or not names]
+
+
+def _names(path: Path) -> set[str]:
+    number = path.stem.split("_")[0]
+    return {number, number.lstrip("0"), path.stem, path.name, str(path), f"{path.parent.name}/{path.name}"}
+
+
 def execute(path: Path, publishing: bool = False) -> nbformat.NotebookNode:
     """Run a notebook from top to bottom in a fresh kernel and return it with its outputs. Raises PublishError."""
     notebook = nbformat.read(path, as_version=4)
-    # Set in this process: the kernel inherits it, and settings reads it there.
+    # Set in this process: the kernel inherits both. What is committed is what the text of the lesson was written for.
     os.environ["COURSE_PUBLISH"] = "1" if publishing else "0"
+    if publishing:
+        os.environ["COURSE_PROFILE"] = "laptop"
     client = NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     )
@@ -98,19 +123,43 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     outputs = [output for cell in code for output in cell.outputs]
     size = len(nbformat.writes(notebook).encode())
-    found = []
+    problems = []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        found.append("its cells were not executed once, in order")
+        problems.append("its cells were not executed once, in order")
     if any(output.output_type == "error" for output in outputs):
-        found.append("an output is an error")
+        problems.append("an output is an error")
     if any(output.get("name") == "stderr" for output in outputs):
-        found.append("an output is a warning")
+        problems.append("an output is a warning")
     if "STAND-IN DATA" in str(outputs):
-        found.append("it ran on stand-in data")
+        problems.append("it ran on stand-in data")
     if any(output.get("metadata", {}).get("course", {}).get("recording") for output in outputs):
-        found.append("it stores a recording of a data set")
+        problems.append("it stores a recording of a data set")
     if _MACHINE_PATH.search(str(outputs)):
-        found.append("an output names a path of this machine")
+        problems.append("an output names a path of this machine")
     if size > LARGEST:
-        found.append(f"it has {size / 1000:.0f} KB; at most {LARGEST / 1000:.0f} KB are committed")
-    return found
+        problems.append(f"it has {size / 1000:.0f} KB; at most {LARGEST / 1000:.0f} KB are committed")
+    return problems
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.publish", description=__doc__)
+    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="number or name of a lesson (default: all)")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--html", type=Path, metavar="FOLDER", help="write each lesson as an HTML page to this folder")
+    how.add_argument("--publish", action="store_true", help="store each lesson, executed on real data, for git")
+    given = parser.parse_args(arguments)
+    try:
+        paths = chosen(given.lessons)
+        if given.publish:
+            publish(paths)
+        else:
+            write_html(paths, given.html.expanduser())
+    except (CourseError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
