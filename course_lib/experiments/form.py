@@ -96,13 +96,10 @@ def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:
     if name not in module.__all__ or not _is_layer(getattr(module, name)):
         known = ", ".join(each for each in module.__all__ if _is_layer(getattr(module, each)))
         raise ValueError(f"unknown {module.__name__.split('.')[-1].removesuffix('s')} {name!r}; known: {known}")
-    parameters = inspect.signature(getattr(module, name)).parameters
-    accepted = [key for key in parameters if key not in _FILLED_IN]
-    unknown = sorted(set(arguments) - set(accepted))
-    if unknown:
-        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    missing = [key for key in accepted if parameters[key].default is inspect.Parameter.empty and key not in arguments]
-    if missing:
+    defaults = _defaults(module, name)
+    if unknown := sorted(set(arguments) - set(defaults)):
+        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(defaults) or 'no settings'}")
+    if missing := [key for key in defaults if defaults[key] is inspect.Parameter.empty and key not in arguments]:
         raise ValueError(f"{name} needs {', '.join(missing)}")
     kinds = get_type_hints(getattr(module, name).__init__)
     for key, value in arguments.items():
@@ -121,11 +118,17 @@ def _is_layer(kind: Any) -> bool:
     return inspect.isclass(kind) and issubclass(kind, nn.Module)
 
 
+def _defaults(module: Any, name: str) -> dict[str, Any]:
+    """The arguments that a recipe can give, with their defaults; a layer without settings has none."""
+    parameters = inspect.signature(getattr(module, name)).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {each.name: each.default for each in parameters if each.name not in _FILLED_IN and each.kind not in several}
+
+
 def _resolved(module: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Every argument of a call. A default that switches something off (None, False, 0) is left out: so a new feature
     of a layer leaves older hashes as they are."""
-    parameters = inspect.signature(getattr(module, name)).parameters
-    defaults = {key: value.default for key, value in parameters.items() if key not in _FILLED_IN}
+    defaults = _defaults(module, name)
     resolved = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty} | arguments
     used = {key: value for key, value in resolved.items() if value or value != defaults[key]}
     return json.loads(json.dumps(used, default=str))
