@@ -25,13 +25,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Its permissions follow the umask. Folders on the way are made.
     """
-    with _temporary(path, lambda unfinished: open(unfinished, "xb").close()) as unfinished:
-        with open(unfinished, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with _temporary(path, Path.touch) as unfinished:
+        unfinished.write_bytes(content)
+        _flush(unfinished)
         os.replace(unfinished, path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
 @contextlib.contextmanager
@@ -41,20 +39,21 @@ def whole_folder(target: Path) -> Iterator[Path]:
     When the block fails, nothing is left. When another process has finished the same folder first, that one stays.
     Raises OSError.
     """
-    with _temporary(target, os.mkdir) as unfinished:
+    with _temporary(target, Path.mkdir) as unfinished:
         yield unfinished
-        _flush_tree(unfinished)
-        while True:
+        tree = list(os.walk(unfinished, topdown=False))  # the outermost last
+        with ThreadPoolExecutor(16) as pool:  # a disk flushes many files together in the time of a few
+            list(pool.map(_flush, (Path(folder, name) for folder, _, names in tree for name in names)))
+        for folder, _, _ in tree:
+            _flush(Path(folder))
+        while not target.is_dir():
             try:
                 os.rename(unfinished, target)
-            except OSError as error:
-                if target.is_dir():
-                    break
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and not target.exists():
-                    continue  # what was in the way has just been removed
-                raise
-            break
-        _flush_folder(target.parent)
+                break
+            except OSError as error:  # what is in the way may be removed, or be the same folder
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        _flush(target.parent)
 
 
 def remove(path: Path) -> None:
@@ -131,30 +130,19 @@ def _make_folders(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
-def _flush_tree(folder: Path) -> None:
-    """Flush the files in a folder, then the folders, the outermost last."""
-    tree = list(os.walk(folder, topdown=False))
-    files = [os.path.join(root, name) for root, _, names in tree for name in names]
-    with ThreadPoolExecutor(16) as pool:  # a disk flushes many files together in the time of a few
-        list(pool.map(_flush_file, files))
-    for root, _, _ in tree:
-        _flush_folder(Path(root))
-
-
-def _flush_file(path: str) -> None:
-    with open(path, "rb" if os.name == "posix" else "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # such systems cannot open a folder
-    handle = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Flush a file to the disk, or a folder where the system can."""
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
-        with contextlib.suppress(OSError):  # some network file systems refuse
-            os.fsync(handle)
+        os.fsync(handle)
+    except OSError:
+        if not is_folder:  # some network file systems refuse to flush folders
+            raise
     finally:
         os.close(handle)

@@ -6,7 +6,7 @@ Notebook: 02_spoken_digits_cnn
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from course_lib import environment
+from course_lib.datasets.decoded import Decoded
 from course_lib.datasets.recordings import DatasetError, Recordings
 from course_lib.datasets.splits import Split
 
@@ -82,9 +83,9 @@ class Dataset:
     """Everything that is particular to one data set.
 
     `read(folder, source)` lists the recordings. `protocols` are the ways to divide them. `preparation` is the class of
-    what can be done to each waveform first, and `clip_starts` are named ways to find the samples at which clips begin,
-    `(recordings, progress) -> an array for each recording`. With `probe_groups` a result tells how well the groups can
-    be read from a network's features. `location` is its folder where that is not in `COURSE_DATA`.
+    what can be done to each waveform first, and `clip_starts` are named ways to find the samples at which clips begin:
+    `(recordings, progress, decoded) -> an array for each recording`. With `probe_groups` a result tells how well the
+    groups can be read from a network's features. `location` is its folder where that is not in `COURSE_DATA`.
 
     Where it comes from: `archives` are addresses of zip or tar files, `doi:10.5281/zenodo.N/FILE` included, unpacked
     into one folder; an address may end in `#sha256=HEX`, or in `#sha256sums` where a file SHA256SUMS.txt beside the
@@ -108,7 +109,7 @@ class Dataset:
     words: Words = Words()
     preparation: type[Preparation] | None = None
     probe_groups: bool = False
-    clip_starts: Mapping[str, Callable[[Recordings, bool], list[np.ndarray]]] = field(default_factory=dict)
+    clip_starts: Mapping[str, Callable[[Recordings, bool, Decoded], Sequence[np.ndarray]]] = field(default_factory=dict)
     licence: str = ""
     citation: str = ""
     archives: tuple[str, ...] = ()

@@ -18,15 +18,11 @@ from course_lib.datasets.dataset import Dataset, Protocol
 from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, first_few
 
 # Folders of these names are the sides of a split, not classes, where two sides at least are there.
-SIDES = {
-    side: column
-    for column, names in {
-        "train": "train training",
-        "validation": "validation valid val dev development",
-        "test": "test testing eval evaluation",
-    }.items()
-    for side in names.split()
-}
+SIDES = (
+    dict.fromkeys(("train", "training"), "train")
+    | dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation")
+    | dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+)
 _log = logging.getLogger(__name__)
 
 

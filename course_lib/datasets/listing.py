@@ -56,15 +56,9 @@ def _collect(
     for path, is_folder in entries:
         ending = path.suffix.lower()
         if is_folder:
-            own_reason = f"in the hidden folder {path.name}" if _hidden(path) else f"in the folder {path.name}"
-            _collect(
-                path,
-                deep,
-                (*above, real),
-                listed,
-                left_out,
-                reason or (own_reason if _hidden(path) or not deep else ""),
-            )
+            kind = "hidden folder" if _hidden(path) else "folder"
+            own_reason = f"in the {kind} {path.name}" if _hidden(path) or not deep else ""
+            _collect(path, deep, (*above, real), listed, left_out, reason or own_reason)
         elif _hidden(path) or ending not in ENDINGS + _OTHER_ENDINGS:
             continue
         elif reason or ending in _OTHER_ENDINGS:
