@@ -88,8 +88,6 @@ def _temporary(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 def _sweep(folder: Path) -> None:
     """Delete the temporaries that no living process has locked."""
-    if fcntl is None:
-        return
     for path in [Path(entry) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]:
         lock = _lock(path, wait=False)
         if lock is not None:

@@ -55,11 +55,11 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
     """
     folder = environment.cache_folder() / "decoded" / f"{cache_name(recordings)}-{_key(recordings)}"
     for _ in range(_ATTEMPTS):  # other processes may do the same at the same time
-        if judged := identity(folder):
-            decoded = _open(folder, recordings)
-            if decoded is not None:
-                return decoded
-            discard(folder, judged)
+        judged = identity(folder)
+        decoded = _open(folder, recordings)
+        if decoded is not None:
+            return decoded
+        discard(folder, judged)
         _write(recordings, folder, progress)
     raise DatasetError(f"{folder} cannot be read again after it was written; delete it and check the disk")
 
@@ -100,7 +100,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 def discard(path: Path, judged: tuple[int, int] | None) -> None:
     """Remove a damaged cache, which is then made anew, unless another process has done so. Raises DatasetError."""
-    if identity(path) != judged:
+    if judged is None or identity(path) != judged:
         return
     _log.warning("%s is damaged and is made anew", path)
     try:

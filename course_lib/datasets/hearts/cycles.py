@@ -102,11 +102,11 @@ def cycle_starts(recordings: Recordings, progress: bool = True, decoded: Decoded
     decoded = decoded or decode(recordings, progress)
     name = f"{cache_name(recordings)}-{decoded.fingerprint}-{recordings.sample_rate}-{_VERSION}.npz"
     path = environment.cache_folder() / "cycles" / name
-    if judged := identity(path):
-        starts = _read_starts(path, decoded)
-        if starts is not None:
-            return starts
-        discard(path, judged)
+    judged = identity(path)
+    starts = _read_starts(path, decoded)
+    if starts is not None:
+        return starts
+    discard(path, judged)
     starts = _find_all(recordings, decoded, progress)
     values, counts = np.concatenate(starts), np.array([len(each) for each in starts])
     content = io.BytesIO()
