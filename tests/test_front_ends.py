@@ -143,12 +143,6 @@ def test_the_power_spectrogram_with_scipys_own_defaults() -> None:
     np.testing.assert_allclose(PowerSpectrogram()(waveform)[0].numpy(), power / power.max(), atol=1e-6)
 
 
-@given(st.integers(8, 300), st.integers(0, 2000))
-def test_the_size_of_a_power_spectrogram_is_known_beforehand(n_fft: int, more: int) -> None:
-    layer = PowerSpectrogram(n_fft)
-    assert layer(noises(1, n_fft + more)).shape[1:] == layer.image_size(n_fft + more)
-
-
 def test_an_image_of_another_size_is_the_resized_spectrogram() -> None:
     waveform = word(4096)
     whole = LogSpectrogram(image_size=(129, 31), mean=0, std=1)(waveform)

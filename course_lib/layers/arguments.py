@@ -6,24 +6,14 @@ import math
 import operator
 from numbers import Integral, Real
 
-_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+_COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
-def number(
-    name: str,
-    value: float,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> float:
-    """A finite number within these bounds."""
-    given = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    bounds = {words: bound for words, bound in given.items() if bound is not None}
+def number(name: str, value: float, **bounds: float) -> float:
+    """A finite number within `bounds`: at_least, above, at_most, below."""
     finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not finite or not all(_COMPARISONS[words](value, bound) for words, bound in bounds.items()):
-        wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items()) or "finite"
+    if not finite or not all(_COMPARISONS[key](value, bound) for key, bound in bounds.items()):
+        wanted = " and ".join(f"{key.replace('_', ' ')} {bound:g}" for key, bound in bounds.items()) or "finite"
         raise ValueError(f"{name} is {value!r}; it must be a number {wanted}")
     return value.item() if hasattr(value, "item") else value  # numpy's numbers as Python's
 

@@ -13,8 +13,7 @@ _SILENCE = 1e-14  # power: a level of 1e-7, where the smallest step of 16 bits i
 class NormaliseLevel(nn.Module):
     """Waveforms (batch, samples) brought to one level, in decibels relative to full scale; silence stays silent.
 
-    The level is the root mean square of the part before the padding zeros. Raises ValueError for what is no batch of
-    waveforms.
+    The level is the root mean square of the part before the padding zeros.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """

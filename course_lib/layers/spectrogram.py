@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torchaudio
@@ -51,15 +52,9 @@ class LogSpectrogram(FrontEnd):
     """
 
     def __init__(
-        self,
-        n_fft: int = 256,
-        hop_length: int = 128,
-        image_size: tuple[int, int] = (64, 64),
-        top_db: float = 80.0,
-        stretch: bool = True,
-        mean: float = 0.4711,
-        std: float = 0.1464,
-    ) -> None:
+        self, n_fft: int = 256, hop_length: int = 128, image_size: tuple[int, int] = (64, 64), top_db: float = 80.0,
+        stretch: bool = True, mean: float = 0.4711, std: float = 0.1464,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.n_fft, self.hop_length = _frame(n_fft, hop_length)
         self.image_size = _size(image_size)
@@ -104,10 +99,6 @@ class PowerSpectrogram(FrontEnd):
         self.settings = {"n_fft": self.n_fft, "hop_length": self.hop_length, "log": self.log, "top_db": self.top_db}
         self.register_buffer("window", _tukey_window(self.n_fft).to(self.precision), persistent=False)
 
-    def image_size(self, samples: int) -> tuple[int, int]:
-        """Height and width of the image of a clip."""
-        return self.n_fft // 2 + 1, 1 + (samples - self.n_fft) // self.hop_length
-
     def image(self, waveforms: Tensor) -> Tensor:
         frames = waveforms.unfold(1, self.n_fft, self.hop_length)
         frames = (frames - frames.mean(dim=2, keepdim=True)) * self.window
@@ -132,25 +123,16 @@ class LogMel(FrontEnd):
     """
 
     def __init__(
-        self,
-        sample_rate: int,
-        n_mels: int = 40,
-        n_fft: int = 256,
-        hop_length: int = 128,
-        f_min: float = 0.0,
-        f_max: float | None = None,
-        top_db: float = 80.0,
-        width: int | None = None,
-    ) -> None:
+        self, sample_rate: int, n_mels: int = 40, n_fft: int = 256, hop_length: int = 128, f_min: float = 0.0,
+        f_max: float | None = None, top_db: float = 80.0, width: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        n_fft, hop_length = _frame(n_fft, hop_length)
-        self.top_db = number("top_db", top_db, above=0)
-        self.width, self.shortest = None if width is None else whole("width", width), n_fft // 2 + 1
-        bands = _mel_settings(sample_rate, n_mels, f_min, f_max)
-        self.sample_rate = bands["sample_rate"]
-        self.settings = {**bands, "n_fft": n_fft, "hop_length": hop_length, "top_db": self.top_db, "width": self.width}
+        mel = _mel_settings(sample_rate, n_mels, n_fft, hop_length, f_min, f_max)
+        self.sample_rate, self.shortest = mel["sample_rate"], mel["n_fft"] // 2 + 1
+        self.top_db, self.width = number("top_db", top_db, above=0), None if width is None else whole("width", width)
+        self.settings = mel | {"top_db": self.top_db, "width": self.width}
         with _made_in(self.precision):
-            self.mel = torchaudio.transforms.MelSpectrogram(n_fft=n_fft, hop_length=hop_length, **bands)
+            self.mel = torchaudio.transforms.MelSpectrogram(**mel)
         _require_no_empty_band(self.mel)
 
     def image(self, waveforms: Tensor) -> Tensor:
@@ -185,9 +167,6 @@ class Standardise(nn.Module):
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(self, images: Tensor) -> Tensor:
         require_images(images)
         precise = images.to(single_at_least(images.dtype))
@@ -209,14 +188,12 @@ class MFCC(FrontEnd):
         self, sample_rate: int, n_mfcc: int = 13, n_mels: int = 40, n_fft: int = 256, hop_length: int = 128
     ) -> None:
         super().__init__()
-        n_fft, hop_length = _frame(n_fft, hop_length)
-        bands, n_mfcc = _mel_settings(sample_rate, n_mels), whole("n_mfcc", n_mfcc)
-        if n_mfcc > bands["n_mels"]:
+        mel, n_mfcc = _mel_settings(sample_rate, n_mels, n_fft, hop_length), whole("n_mfcc", n_mfcc)
+        if n_mfcc > mel["n_mels"]:
             raise ValueError(f"n_mfcc is {n_mfcc}; {n_mels} mel bands have at most {n_mels} coefficients")
-        self.shortest = n_fft // 2 + 1
-        self.settings = {**bands, "n_mfcc": n_mfcc, "n_fft": n_fft, "hop_length": hop_length}
-        self.sample_rate = bands.pop("sample_rate")
-        mel = bands | {"n_fft": n_fft, "hop_length": hop_length}
+        self.shortest = mel["n_fft"] // 2 + 1
+        self.settings = mel | {"n_mfcc": n_mfcc}
+        self.sample_rate = mel.pop("sample_rate")
         with _made_in(self.precision):
             self.mfcc = torchaudio.transforms.MFCC(self.sample_rate, n_mfcc, melkwargs=mel)
         self.mfcc.dct_mat = self.mfcc.dct_mat.contiguous()  # safetensors stores nothing else
@@ -240,9 +217,12 @@ def _size(image_size: Sequence[int]) -> tuple[int, int]:
     return whole("the height in image_size", image_size[0]), whole("the width in image_size", image_size[1])
 
 
-def _mel_settings(sample_rate: int, n_mels: int, f_min: float | None = None, f_max: float | None = None) -> dict:
-    sample_rate, f_min, f_max = number("sample_rate", sample_rate), *band(f_min, f_max, sample_rate)
-    return {"sample_rate": sample_rate, "n_mels": whole("n_mels", n_mels), "f_min": f_min, "f_max": f_max}
+def _mel_settings(
+    sample_rate: int, n_mels: int, n_fft: int, hop_length: int, f_min: float | None = None, f_max: float | None = None
+) -> dict[str, Any]:
+    (f_min, f_max), (n_fft, hop_length) = band(f_min, f_max, sample_rate), _frame(n_fft, hop_length)
+    bands = {"sample_rate": number("sample_rate", sample_rate), "n_mels": whole("n_mels", n_mels)}
+    return bands | {"f_min": f_min, "f_max": f_max, "n_fft": n_fft, "hop_length": hop_length}
 
 
 def _require_no_empty_band(mel: torchaudio.transforms.MelSpectrogram) -> None:

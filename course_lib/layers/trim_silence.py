@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers.arguments import number, whole
-from course_lib.layers.waveforms import require_waveforms, single_at_least
+from course_lib.layers.waveforms import moved, require_waveforms, single_at_least
 
 
 class TrimSilence(nn.Module):
@@ -29,15 +28,13 @@ class TrimSilence(nn.Module):
         require_waveforms(waveforms, self.frame)
         if len(waveforms) == 0:
             return waveforms
-        hop, samples = self.frame // 2, waveforms.shape[1]
+        hop = self.frame // 2
         power = waveforms.to(single_at_least(waveforms.dtype)).square()
         power = functional.avg_pool1d(power[:, None], self.frame, hop, ceil_mode=True)[:, 0]
         loud = (power > power.amax(dim=1, keepdim=True) * 10 ** (-self.below_db / 10)).int()
         first = loud.argmax(dim=1, keepdim=True) * hop
         last = (loud.shape[1] - 1 - loud.flip(1).argmax(dim=1, keepdim=True)) * hop + self.frame
-        last = last.clamp(max=samples)  # the last frame may be a part of one
-        position = torch.arange(samples, device=waveforms.device) + first
-        return torch.where(position < last, waveforms.gather(1, position.clamp(max=samples - 1)), 0.0)
+        return moved(waveforms, first, last.clamp(max=waveforms.shape[1]))  # the last frame may be a part of one
 
     def extra_repr(self) -> str:
         return f"below_db={self.below_db}, frame={self.frame}"

@@ -14,6 +14,7 @@ from torch.nn import functional
 from course_lib.layers.arguments import number, ordered, whole
 from course_lib.layers.waveforms import (
     before_padding,
+    moved,
     position_type,
     require_waveforms,
     single_at_least,
@@ -85,10 +86,8 @@ class RandomShift(Augmentation):
 
     def augment(self, waveforms: Tensor) -> Tensor:
         samples = waveforms.shape[1]
-        offset = (uniform(waveforms, -self.most, self.most) * samples).round().long()
-        position = torch.arange(samples, device=waveforms.device) + offset
-        inside = (position >= 0) & (position < samples)
-        return torch.where(inside, waveforms.gather(1, position.clamp(0, samples - 1)), 0.0)
+        first = (uniform(waveforms, -self.most, self.most) * samples).round().long()
+        return moved(waveforms, first, samples)
 
 
 class RandomSpeed(Augmentation):
@@ -139,10 +138,7 @@ class RandomTrim(Augmentation):
             (uniform(waveforms, 0, self.cut) * length * (uniform(waveforms, 0, 1) < self.share)).long()
             for _ in range(2)
         )
-        position = torch.arange(waveforms.shape[1], device=waveforms.device) + first
-        return torch.where(
-            position < length - lost, waveforms.gather(1, position.clamp(max=waveforms.shape[1] - 1)), 0.0
-        )
+        return moved(waveforms, first, length - lost)
 
 
 class AddNoise(Augmentation):
@@ -197,15 +193,9 @@ class RandomBandFilter(Augmentation):
     """
 
     def __init__(
-        self,
-        sample_rate: int,
-        lowest: float = 30.0,
-        low: float = 300.0,
-        high: float = 2500.0,
-        highest: float = 4000.0,
-        order: int = 2,
-        share: float = 0.5,
-    ) -> None:
+        self, sample_rate: int, lowest: float = 30.0, low: float = 300.0, high: float = 2500.0,
+        highest: float = 4000.0, order: int = 2, share: float = 0.5,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.sample_rate = number("sample_rate", sample_rate, above=0)
         self.order, self.share = whole("order", order), _share(share)
@@ -238,14 +228,9 @@ class RandomRoom(Augmentation):
     """
 
     def __init__(
-        self,
-        sample_rate: int,
-        shortest: float = 0.01,
-        longest: float = 0.3,
-        weakest_db: float = -20.0,
-        strongest_db: float = 0.0,
-        share: float = 0.8,
-    ) -> None:
+        self, sample_rate: int, shortest: float = 0.01, longest: float = 0.3, weakest_db: float = -20.0,
+        strongest_db: float = 0.0, share: float = 0.8,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.sample_rate, self.share = number("sample_rate", sample_rate, above=0), _share(share)
         self.shortest, self.longest = ordered("shortest", number("shortest", shortest, above=0), "longest", longest)

@@ -45,6 +45,14 @@ def sounding_length(waveforms: Tensor) -> Tensor:
     return (position * (waveforms != 0)).amax(dim=1, keepdim=True)
 
 
+def moved(waveforms: Tensor, first: Tensor, end: Tensor | int) -> Tensor:
+    """The samples of waveforms from `first` (batch, 1) to before `end`, moved to the beginning; zeros elsewhere."""
+    samples = waveforms.shape[1]
+    position = torch.arange(samples, device=waveforms.device) + first
+    inside = (position >= 0) & (position < end)
+    return torch.where(inside, waveforms.gather(1, position.clamp(0, samples - 1)), 0.0)
+
+
 def before_padding(waveforms: Tensor) -> Tensor:
     """Which samples come before the padding zeros, shape (batch, samples)."""
     return torch.arange(waveforms.shape[1], device=waveforms.device) < sounding_length(waveforms)

@@ -86,10 +86,8 @@ class GammatoneFilterbank(FrontEnd):
         self.sample_rate, self.eps = number("sample_rate", sample_rate), number("eps", eps, above=0)
         if order > 6:
             raise ValueError(f"order is {order}; it can be a whole number from 1 to 6")
-        window, hop = (
-            round(number(name, seconds, above=0) * sample_rate)
-            for name, seconds in (("window_s", window_s), ("hop_s", hop_s))
-        )
+        window = round(number("window_s", window_s, above=0) * sample_rate)
+        hop = round(number("hop_s", hop_s, above=0) * sample_rate)
         if window < 1 or hop < 1:
             raise ValueError(f"window_s {window_s:g} and hop_s {hop_s:g} must each last a sample at {sample_rate} Hz")
         self.compression, self.backend = compression, backend
@@ -122,18 +120,10 @@ class GammatoneFilterbank(FrontEnd):
         Notebook: 05_heart_sounds_physionet
         """
         ends = scales.mel(torch.tensor([0.0, sample_rate / 2], dtype=torch.float64)).tolist()
-        layer = cls(
-            n_filters,
-            sample_rate,
-            **{
-                "centre_frequencies": scales.from_mel(torch.linspace(*ends, n_filters, dtype=torch.float64)),
-                "bandwidths": 100.0,
-                "window_s": 25 / sample_rate,
-                "hop_s": 10 / sample_rate,
-                "eps": 1e-16,
-            }
-            | settings,
-        )
+        centres = scales.from_mel(torch.linspace(*ends, n_filters, dtype=torch.float64))
+        published = {"centre_frequencies": centres, "bandwidths": 100.0, "eps": 1e-16}
+        published |= {"window_s": 25 / sample_rate, "hop_s": 10 / sample_rate}
+        layer = cls(n_filters, sample_rate, **published | settings)
         layer.pooling = layer.pooling._replace(first=80)
         layer.amplitude = math.sqrt(layer.pooling.window) / sample_rate ** (layer.order - 1)
         return layer
@@ -214,13 +204,12 @@ class GammatoneFilterbank(FrontEnd):
     def extra_repr(self) -> str:
         with torch.no_grad():
             centres, widths = self.centre_frequencies, self.bandwidths
-        lines = (
+        return (
             f"{self.n_filters} filters of order {self.order} at {centres[0]:.4g} .. {centres[-1]:.4g} Hz, "
-            f"bandwidths {widths.min():.4g} .. {widths.max():.4g} Hz, sample rate {self.sample_rate} Hz",
-            f"window {self.pooling.window} and hop {self.pooling.hop} samples, compression {self.compression}",
-            f"learns {', '.join(self.learnable) or 'nothing'}, backend {self.backend}",
+            f"bandwidths {widths.min():.4g} .. {widths.max():.4g} Hz, sample rate {self.sample_rate} Hz\n"
+            f"window {self.pooling.window} and hop {self.pooling.hop} samples, compression {self.compression}\n"
+            f"learns {', '.join(self.learnable) or 'nothing'}, backend {self.backend}"
         )
-        return "\n".join(lines)
 
     def _bandwidths(self, centres: Tensor) -> Tensor:
         return scales.erb(centres) * _squash(self.raw_bandwidth, *_BANDWIDTHS).exp()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -31,39 +30,28 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.IntType(32)
 
 
-def _in_all_lanes(builder: Any, value: Any) -> Any:
+def _in_all_lanes(builder, value):
     lane = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INDEX, 0))
     mask = ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES)
     return builder.shuffle_vector(lane, ir.Constant(_VECTOR, ir.Undefined), mask)
 
 
-def _row(builder: Any, array: Any, row: Any) -> Any:
+def _row(builder, array, row):
     """The address of 16 lanes of an array."""
     row = ir.Constant(_INDEX, row) if isinstance(row, int) else row
     return builder.gep(builder.bitcast(array, _VECTOR.as_pointer()), [row])
 
 
-def _load(builder: Any, array: Any, row: Any) -> Any:
+def _load(builder, array, row):
     return builder.load(_row(builder, array, row), align=4)
 
 
-def _store(builder: Any, value: Any, array: Any, row: Any) -> None:
+def _store(builder, value, array, row):
     builder.store(value, _row(builder, array, row), align=4)
 
 
 @intrinsic
-def _advance(
-    typing_context: Any,
-    poles: Any,
-    gains: Any,
-    state: Any,
-    waveform: Any,
-    edges: Any,
-    first: Any,
-    last: Any,
-    sums: Any,
-    mix: Any,
-) -> tuple[Any, Callable[..., Any]]:
+def _advance(typing_context, poles, gains, state, waveform, edges, first, last, sums, mix):
     """Filter segments first .. last - 1 (samples edges[s] .. edges[s + 1] - 1), the state held in vector registers.
 
     All arrays end in 16 lanes: poles[t % 16] are Re p and Im p, gains[j] is c_j level, state[j] are Re v_j and Im v_j,
@@ -72,8 +60,8 @@ def _advance(
     """
     order = len(mix)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def multiply_add(a: Any, b: Any, c: Any) -> Any:
+    def generate(context, builder, signature, arguments):
+        def multiply_add(a, b, c):
             return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
         data = [
@@ -86,7 +74,7 @@ def _advance(
         state = [cgutils.alloca_once_value(builder, _load(builder, stored, row)) for row in range(2 * order + 2)]
         totals = [cgutils.alloca_once(builder, _VECTOR) for _ in range(3)]
 
-        def one_sample(time: Any) -> None:
+        def one_sample(time):
             sample = _in_all_lanes(builder, builder.load(builder.gep(samples, [time])))
             turn = builder.mul(builder.urem(time, ir.Constant(time.type, ROUND)), ir.Constant(time.type, 2))
             re_pole, im_pole = (_load(builder, poles, builder.add(turn, ir.Constant(time.type, k))) for k in range(2))
@@ -101,9 +89,8 @@ def _advance(
                 builder.store(re, state[2 * j])
                 builder.store(im, state[2 * j + 1])
                 if j > 0:
-                    output = (
-                        builder.fmul(shares[j - 1], re) if output is None else multiply_add(shares[j - 1], re, output)
-                    )
+                    share = shares[j - 1]
+                    output = builder.fmul(share, re) if output is None else multiply_add(share, re, output)
             for total, factor in zip(totals, (output, re, im), strict=True):
                 builder.store(multiply_add(output, factor, builder.load(total)), total)
 
@@ -126,12 +113,10 @@ def _advance(
 
 
 @intrinsic
-def _pool(
-    typing_context: Any, sums: Any, first: Any, last: Any, factors: Any, pooled: Any, frame: Any
-) -> tuple[Any, Callable[..., Any]]:
+def _pool(typing_context, sums, first, last, factors, pooled, frame):
     """pooled[frame] = energy and derivatives of a frame, from the totals of sums[first : last] and the `factors`."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         sums, factors, pooled = (
             context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 3, 4)
         )
@@ -154,17 +139,7 @@ def _pool(
 
 
 @njit(nogil=True)
-def _prepare(
-    decay: Any,
-    frequency: Any,
-    power: Any,
-    fractions: Any,
-    window: int,
-    first: int,
-    poles: Any,
-    gains: Any,
-    factors: Any,
-) -> float:
+def _prepare(decay, frequency, power, fractions, window, first, poles, gains, factors):
     """Set `poles`, `gains` and `factors` for the filters from `first` on; returns the smallest decay among them.
 
     The rows of `factors` turn sums into energies, sums into derivatives, and energies into what the level adds to
@@ -193,9 +168,7 @@ def _prepare(
 
 
 @njit(nogil=True)
-def _filter(
-    poles: Any, gains: Any, state: Any, waveform: Any, edges: Any, first: int, last: int, sums: Any, mix: Any
-) -> None:
+def _filter(poles, gains, state, waveform, edges, first, last, sums, mix):
     """Filter segments first .. last - 1, and end ringing that has become inaudible. NaN stays NaN."""
     while first < last:
         stop = first + 1
@@ -227,10 +200,7 @@ def unstored() -> Callable[..., None]:
     return njit(nogil=True)(_run)
 
 
-def _run(
-    waveforms: Any, decay: Any, frequency: Any, power: Any, fractions: Any, mix: Any, edges: Any, frames: Any,
-    window: int, piece: int, maps: Any, begin: int, end: int,
-) -> None:  # fmt: skip
+def _run(waveforms, decay, frequency, power, fractions, mix, edges, frames, window, piece, maps, begin, end):
     """Units begin .. end - 1 of the work: a unit is `piece` frames of a clip through 16 filters, whoever computes it.
 
     Frame m is made of the segments frames[m, 0] .. frames[m, 1] - 1. A piece starts early enough for the filters to

@@ -36,12 +36,9 @@ def _energies(
 
 
 @_energies.register_fake
-def _(
-    waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor,
-    order: int, first: int, window: int, hop: int, method: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _(waveforms, decay, frequency, power, order, first, window, hop, method):
     shape = len(waveforms), len(decay), Pooling(first, window, hop).frames(waveforms.shape[1])
-    return waveforms.new_empty(shape), waveforms.new_empty(shape), waveforms.new_empty(shape)
+    return tuple(waveforms.new_empty(shape) for _ in range(3))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

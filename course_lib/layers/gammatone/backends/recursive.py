@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import logging
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +15,6 @@ from course_lib.layers.gammatone import response
 from course_lib.layers.gammatone.backends import plan
 from course_lib.layers.gammatone.pooling import Pooling
 
-_log = logging.getLogger(__name__)
 _PIECE = 2**17  # samples of a clip that are filtered in one go
 _SHARES = 6  # that each thread would take if they were equally fast
 
@@ -44,30 +40,20 @@ def energies(
         _kernel(order), *arrays, *plan.coefficients(order), edges, frames, pooling.window, piece,
         tuple(map_.numpy() for map_ in maps),
     )  # fmt: skip
-    # Small shares, taken as threads become free: a core that is busy elsewhere holds nobody up.
-    shares = min(units, _SHARES * threads) if threads > 1 else 1
-    bounds = [units * share // shares for share in range(shares + 1)] if units else []
-    waiting = iter(list(itertools.pairwise(bounds)))
-
-    def take_shares() -> None:
-        for begin, end in waiting:
-            work(begin, end)
-
     if threads == 1:
-        take_shares()
-    else:
-        with ThreadPoolExecutor(threads - 1) as pool:
-            others = [pool.submit(take_shares) for _ in range(threads - 1)]
-            take_shares()
-        for other in others:
-            other.result()
+        work(0, units)
+        return maps
+    # Small shares, taken as threads become free: a core that is busy elsewhere holds nobody up.
+    shares = min(units, _SHARES * threads)
+    bounds = [units * share // shares for share in range(shares + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, bounds[:-1], bounds[1:]))
     return maps
 
 
 @functools.cache
 def _kernel(order: int) -> Callable[..., None]:
     """The kernel, compiled for this order. numba is slow to import and to compile, so it waits for the first call."""
-    began = time.perf_counter()
     from course_lib.layers.gammatone.backends import numba_kernel
 
     clip, filters, frames = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 2), np.int64)
@@ -85,9 +71,6 @@ def _kernel(order: int) -> Callable[..., None]:
         kernel = numba_kernel.unstored()
         kernel(*nothing, 0, 0)
         _warn_once(f"{type(error).__name__}: {error}".splitlines()[0])
-    seconds = time.perf_counter() - began
-    if seconds > 2:
-        _log.info("compiled the gammatone filters in %.1f s", seconds)
     return kernel
 
 
