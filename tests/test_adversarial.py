@@ -15,9 +15,9 @@ from torch.nn import functional
 from course_lib.clips import Clips
 from course_lib.evaluation.probes import probe
 from course_lib.layers import GradientReversal
-from course_lib.models import CRNN, DomainAdversarial, LeanSpectNet, LogMelCNN, SampleCNN, SpectNet
+from course_lib.models import CRNN, DomainAdversarial, LeanSpectNet, LogMelCNN, ModelError, SampleCNN, SpectNet
 from course_lib.models.base import Classifier
-from course_lib.training import History, ModelError, Settings, fit
+from course_lib.training import History, Settings, fit
 
 SAMPLES = 8
 

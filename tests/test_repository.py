@@ -20,7 +20,7 @@ from course_lib import environment, layers, models, publish, tables, training
 ROOT = environment.CHECKOUT
 LESSONS = publish.lessons()
 PUBLIC = {
-    name: value for part in (layers, models, training) for name, value in vars(part).items() if name in part.__all__
+    name: value for part in (layers, models, training) for name, value in vars(part).items() if inspect.isclass(value)
 }
 
 

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from course_lib.clips import Clips
+from course_lib.models import ModelError, require_fitting
 from course_lib.models.base import Classifier, Losses
-from course_lib.training import History, ModelError, Settings, TrainingError, fit, require_fitting
+from course_lib.training import History, Settings, TrainingError, fit
 from course_lib.training.trainer import mixed_up
 
 SAMPLES = 64

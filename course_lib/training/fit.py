@@ -21,6 +21,7 @@ from course_lib.clips import Clips
 from course_lib.models.base import Classifier, require_fitting
 from course_lib.training.history import History
 from course_lib.training.settings import Settings
+from course_lib.training.state import digest_of_model
 from course_lib.training.trainer import Trainer, TrainingError
 
 
@@ -53,12 +54,10 @@ def fit(
     learner = model if isinstance(model, Classifier) else _Plain(model)
     _require_possible(learner, train, validation, extra, settings, seed)
     fabric = _fabric(settings, accelerator)
-    trainer = Trainer(fabric, learner, model, settings, seed)
-    trainer.identity |= {
-        "clips": _digest(train),
-        "validation clips": _digest(validation),
-        "extra clips": _digest(extra),
-    }
+    parts = {"clips": train, "validation clips": validation, "extra clips": extra}
+    identity = {"settings": settings.identity(), "seed": seed, "model": digest_of_model(model)}
+    identity |= {name: _digest(clips) for name, clips in parts.items()}
+    trainer = Trainer(fabric, learner, model, settings, identity)
     if checkpoint is not None:
         checkpoint = Path(checkpoint).expanduser()
         if checkpoint.exists():
@@ -119,9 +118,9 @@ def _require_possible(
         raise TrainingError("there are no clips to train on")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise TrainingError(f"seed is {seed!r}; it must be a whole number from 0 to {2**31 - 1}")
-    parts = [clips for clips in (train, validation, extra) if clips]
-    for clips in parts:
-        require_fitting(model, clips)
+    for clips in (train, validation, extra):
+        if clips:
+            require_fitting(model, clips)
     for clips in (train, extra) if settings.extra_per_epoch else (train,):
         model.require_outputs(clips)
 
@@ -135,11 +134,10 @@ def _fabric(settings: Settings, accelerator: str) -> Fabric:
         raise TrainingError(f"accelerator is {accelerator!r}; this computer has: {usable}")
     precision = settings.precision_on(torch.device(accelerator))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
-    if os.environ.get("LT_CLI_USED") == "1":
-        fabric = Fabric(precision=precision)  # already launched: the command line started the processes
-        atexit.register(_leave_process_group)
-        return fabric
-    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    if os.environ.get("LT_CLI_USED") != "1":
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    atexit.register(_leave_process_group)
+    return Fabric(precision=precision)  # already launched: the command line started the processes
 
 
 def _leave_process_group() -> None:  # else gloo may abort the process while it exits

@@ -101,10 +101,6 @@ class Settings(BaseModel):
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX512",) and _bf16_dots()
+            wide = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            fast = wide and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
         return "bf16-mixed" if fast else "32-true"
-
-
-def _bf16_dots() -> bool:
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())

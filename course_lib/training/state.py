@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -27,9 +28,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) ->
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     # One text, because the order of several is random in the file.
-    text = json.dumps(about | {"sha256": _digest(tensors, about)})
+    content = safetensors.torch.save(tensors, {"about": json.dumps(about | {"sha256": _digest(tensors, about)})})
     try:
-        content = safetensors.torch.save(tensors, {"about": text})
         write_whole(Path(path).expanduser(), content)
     except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
@@ -109,10 +109,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     settings = {}
     for name, value in vars(module).items():
         if name not in _OF_EVERY_MODULE and not name.startswith("_"):
-            try:
+            with contextlib.suppress(TypeError, ValueError):  # not a setting but something with a life of its own
                 settings[name] = json.loads(json.dumps(value))
-            except (TypeError, ValueError):  # not a setting but something with a life of its own
-                continue
     return settings
 
 

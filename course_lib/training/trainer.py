@@ -45,21 +45,13 @@ def mixed_up(waveforms: Tensor, targets: list[Tensor], sizes: list[int], alpha: 
 class Trainer:
     """One training in progress: the model, its optimiser, the averaged and the best weights, and the history."""
 
-    def __init__(self, fabric: Fabric, learner: Classifier, model: nn.Module, settings: Settings, seed: int) -> None:
+    def __init__(
+        self, fabric: Fabric, learner: Classifier, model: nn.Module, settings: Settings, identity: dict[str, Any]
+    ) -> None:
         self.fabric, self.learner, self.model, self.settings = fabric, learner, model, settings
-        self.history = History(
-            device=fabric.device.type,
-            precision=settings.precision_on(fabric.device),
-            threads=environment.threads(),
-        )
-        self.identity: dict[str, Any] = {
-            "settings": settings.identity(),
-            "seed": seed,
-            "model": state.digest_of_model(model),
-            "device": self.history.device,
-            "precision": self.history.precision,
-            "processes": fabric.world_size,
-        }
+        device, precision = fabric.device.type, settings.precision_on(fabric.device)
+        self.history = History(device=device, precision=precision, threads=environment.threads())
+        self.identity = identity | {"device": device, "precision": precision, "processes": fabric.world_size}
         learner.to(fabric.device, memory_format=torch.channels_last)  # convolutions on the CPU are twice as fast so
         self.wrapped, self.optimizer = fabric.setup(learner, settings.optimizer_for(model))
         self.wrapped.mark_forward_method("loss")  # so that it runs in the precision, and on the devices, of `forward`
@@ -104,8 +96,7 @@ class Trainer:
             for head, (loss, correct) in losses.heads.items():
                 sums[f"{head}_loss"] += loss.detach() * len(index)
                 sums[f"{head}_accuracy"] += correct
-        totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="sum").tolist()
-        count, *totals = totals
+        count, *totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="sum").tolist()
         if not math.isfinite(total := sum(totals)):
             raise TrainingError(f"the loss became {total} in epoch {number + 1}; lower learning_rate")
         means = {name: value / count for name, value in zip(list(sums)[1:], totals, strict=True)}
@@ -140,8 +131,8 @@ class Trainer:
         is_best = self.settings.keep == "last" or now > max(before, default=-1.0)
         if is_best:
             history.kept_epoch = len(history.epochs)
-        if is_best and self.settings.keep == "best":
-            self.best = {name: tensor.detach().clone() for name, tensor in self.evaluated.state_dict().items()}
+            if self.settings.keep == "best":
+                self.best = {name: tensor.detach().clone() for name, tensor in self.evaluated.state_dict().items()}
 
     def finish(self) -> None:
         chosen = self.best if self.settings.keep == "best" else self.evaluated.state_dict()
@@ -150,12 +141,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         if self.fabric.global_rank == 0:
-            tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-            for index, values in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
-            if self.averaged is not None:
-                tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-            tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+            tensors = self._tensors(self.best, self.optimizer.state_dict()["state"])
             state.save(path, tensors, {"history": asdict(self.history), "identity": self.identity})
         self.fabric.barrier()
 
@@ -179,36 +165,37 @@ class Trainer:
             raise CheckpointError(f"{path} is not a checkpoint of this training ({what}); delete it") from None
         self.history = past
 
+    def _tensors(self, best: dict[str, Tensor], optimizer: dict[int, dict[str, Any]]) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, each named after the part that it belongs to."""
+        averaged = {} if self.averaged is None else self.averaged.state_dict()
+        parts = {"model": self.model.state_dict(), "averaged": averaged, "best": best}
+        parts |= {f"optimizer/{number}": values for number, values in optimizer.items()}
+        every = ((f"{part}/{name}", tensor) for part, tensors in parts.items() for name, tensor in tensors.items())
+        return {name: tensor for name, tensor in every if tensor is not None}
+
     def _load(self, tensors: dict[str, Tensor]) -> None:
         """Take over the tensors of a checkpoint, after all of them have the expected names and shapes."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        _require_layout(parts["model"], self.model.state_dict())
-        _require_layout(parts["averaged"], {} if self.averaged is None else self.averaged.state_dict())
-        _require_layout(parts["best"], self.evaluated.state_dict() if self.settings.keep == "best" else {})
-        values = {"momentum_buffer"} if self.settings.optimizer == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        numbers = sorted({int(name.split("/")[0]) for name in parts["optimizer"]})
-        if not numbers or numbers[0] < 0:
+        of_each = {"momentum_buffer"} if self.settings.optimizer == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
+        trained = {int(name.split("/")[1]) for name in tensors if name.startswith("optimizer/")}
+        if not trained or min(trained) < 0:
             raise ValueError("without the state of the optimiser")
-        shapes = {
-            f"{number}/{value}": torch.zeros(()) if value == "step" else parameters[number]
-            for number in numbers
-            for value in values
+        optimizer = {
+            number: {value: torch.zeros(()) if value == "step" else parameters[number] for value in of_each}
+            for number in trained
         }
-        _require_layout(parts["optimizer"], shapes)
-        states = {number: {value: parts["optimizer"][f"{number}/{value}"] for value in values} for number in numbers}
-        self.model.load_state_dict(parts["model"])
+        expected = self._tensors(self.evaluated.state_dict() if self.settings.keep == "best" else {}, optimizer)
+        if odd := sorted(tensors.keys() ^ expected.keys()):
+            raise ValueError(f"{odd[0]} is missing or too much")
+        if odd := [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]:
+            raise ValueError(f"{odd[0]} has the shape {tuple(tensors[odd[0]].shape)}")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+
+        self.model.load_state_dict(part("model/"))
         if self.averaged is not None:
-            self.averaged.load_state_dict(parts["averaged"])
-        self.best = {name: tensor.to(self.fabric.device) for name, tensor in parts["best"].items()}
+            self.averaged.load_state_dict(part("averaged/"))
+        self.best = {name: tensor.to(self.fabric.device) for name, tensor in part("best/").items()}
+        states = {number: part(f"optimizer/{number}/") for number in trained}
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
-
-
-def _require_layout(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    if odd := sorted(tensors.keys() ^ expected.keys()):
-        raise ValueError(f"{odd[0]} is missing or too much")
-    if odd := [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]:
-        raise ValueError(f"{odd[0]} has the shape {tuple(tensors[odd[0]].shape)}")
