@@ -72,7 +72,8 @@ def _data_list(options: argparse.Namespace) -> None:
     from course_lib.datasets import catalogue
 
     for dataset in catalogue.known().values():
-        size = [f"{dataset.recordings:,} recordings"] * (dataset.recordings > 0)
+        recordings = sum(dataset.class_counts.values())
+        size = [f"{recordings:,} recordings"] * (recordings > 0)
         size += [f"{dataset.megabytes:,} MB"] * (dataset.megabytes > 0)
         where = f"in {dataset.folder}" if dataset.folder.is_dir() else "not on this disk"
         print(f"{dataset.name:16} {', '.join([dataset.title, *size, dataset.licence or 'no licence stated'])}; {where}")

@@ -44,7 +44,6 @@ def tiny(folder: Path, tmp_path: Path) -> Dataset:
         archives=(),
         inside="",
         megabytes=1,
-        recordings=20,
         sample_rate=8000,
         protocols=(),
         class_counts={"0": 10, "1": 10},

@@ -116,7 +116,6 @@ def tiny(original: Path, tmp_path: Path) -> Callable[..., Dataset]:
             archives=archives,
             inside=inside,
             megabytes=1,
-            recordings=8,
             sample_rate=8000,
             protocols=(),
             class_counts={"0": 4, "1": 4},

@@ -81,7 +81,6 @@ DATASET = Dataset(
     words=Words("bird", "taken for", "wood"),
     preparation=Louder,
     write_stand_in=write,
-    recordings=36,
     class_counts=dict.fromkeys(CLASSES, 12),
 )
 '''

@@ -65,7 +65,7 @@ def test_every_recipe_of_the_course_loads_and_builds(name: str) -> None:
         return
     if isinstance(recipe, GroupPrior):
         return
-    model = recipe.build(len(entry.class_counts), len(entry.group_counts)).eval()
+    model = recipe.build(len(entry.class_counts), 6).eval()
     rate = recipe.preparation.sample_rate if recipe.preparation else entry.sample_rate
     with torch.no_grad():
         logits = model(torch.randn(1, round(recipe.clip.seconds * rate)))

@@ -94,8 +94,8 @@ class Dataset:
     `write_stand_in(folder, progress=...)` writes synthetic recordings in the same layout; a change of
     `stand_in_version` makes cached ones anew.
 
-    What must be in it, for `data check`: the number of `recordings`, `class_counts`, `group_counts` (the classes within
-    each group), the shortest useful recording in seconds, a `manifest` with the label and a hash of the samples of each
+    What must be in it, for `data check`: how many recordings of each class (`class_counts`), the shortest useful one in
+    seconds, a `manifest` with the label and a hash of the samples of each
     recording, and `differences(recordings)`, which lists what else is not as published.
 
     Notebook: 02_spoken_digits_cnn
@@ -117,9 +117,7 @@ class Dataset:
     megabytes: int = 0
     write_stand_in: Callable[..., None] | None = None
     stand_in_version: int = 1
-    recordings: int = 0
     class_counts: Mapping[str, int] = field(default_factory=dict)
-    group_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shortest_s: float = 0.0
     manifest: Path | None = None
     differences: Callable[[Recordings], list[str]] = lambda _: []

@@ -228,7 +228,6 @@ DATASET = Dataset(
     archives=_archives(),
     megabytes=10_700,
     write_stand_in=scenes.write,
-    recordings=1560,
     class_counts=dict.fromkeys(CLASS_NAMES, 104),
     shortest_s=1.0,
     differences=_differences,

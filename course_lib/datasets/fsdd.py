@@ -99,7 +99,6 @@ DATASET = Dataset(
     inside="free-spoken-digit-dataset-1.0.10",
     megabytes=16,
     write_stand_in=digits.write,
-    recordings=3000,
     class_counts={str(digit): 300 for digit in range(10)},
     manifest=Path(__file__).with_name("fsdd.sha256"),
 )
