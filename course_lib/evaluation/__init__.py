@@ -1,7 +1,5 @@
-"""Predictions, decisions, scores and intervals, and a look inside.
-
-Notebook: 02_spoken_digits_cnn
-"""
+"""Predictions, decisions, scores and intervals, and a look inside."""
+# ruff: noqa: F401 - imported for others
 
 from course_lib.evaluation.decisions import (
     EvaluationError,
@@ -19,7 +17,6 @@ from course_lib.evaluation.heat_maps import grad_cam
 from course_lib.evaluation.intervals import (
     Interval,
     bootstrap,
-    clopper_pearson,
     interval,
     interval_of_cells,
     mean_of_cells,
@@ -31,36 +28,3 @@ from course_lib.evaluation.metrics import confusion_matrix, ranking, scores, sco
 from course_lib.evaluation.noise import accuracy_in_noise
 from course_lib.evaluation.predictions import embed, predict, predict_clips, predict_recordings
 from course_lib.evaluation.probes import probe
-
-__all__ = [
-    "EvaluationError",
-    "Interval",
-    "abstention",
-    "accuracy_in_noise",
-    "best_threshold",
-    "bootstrap",
-    "clip_accuracy",
-    "clopper_pearson",
-    "confusion_matrix",
-    "decide",
-    "embed",
-    "fraction_correct",
-    "grad_cam",
-    "group_prior",
-    "interval",
-    "interval_of_cells",
-    "log_odds",
-    "mean_of_cells",
-    "paired_difference",
-    "pool_clips",
-    "pool_members",
-    "predict",
-    "predict_clips",
-    "predict_recordings",
-    "probe",
-    "ranking",
-    "scores",
-    "scores_of_confusion",
-    "t_interval",
-    "wilson",
-]

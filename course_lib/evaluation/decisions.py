@@ -1,7 +1,4 @@
-"""From the clips of a recording to one decision about it, and how confident that is.
-
-Notebook: 05_heart_sounds_physionet
-"""
+"""From the clips of a recording to one decision about it, and how confident that is."""
 
 from __future__ import annotations
 
@@ -32,8 +29,7 @@ def pool_clips(clips: pd.DataFrame) -> pd.DataFrame:
     Notebook: 05_heart_sounds_physionet
     """
     _require_finite(clips)
-    together = np.exp(np.log(clips.clip(lower=_SMALLEST)).groupby(level=0, sort=False).mean())
-    return together.div(together.sum(axis=1), axis=0)
+    return _geometric_mean(np.log(clips.clip(lower=_SMALLEST)), level=0)
 
 
 def pool_members(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -45,8 +41,12 @@ def pool_members(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     logs = pd.concat([np.log(pool_clips(member)) for member in members], keys=range(len(members)))
     counts = logs.groupby(level=1, sort=False).transform("size")
-    total = np.exp(logs[counts == len(members)].groupby(level=1, sort=False).mean())
-    return total.div(total.sum(axis=1), axis=0)
+    return _geometric_mean(logs[counts == len(members)], level=1)
+
+
+def _geometric_mean(logs: pd.DataFrame, level: int) -> pd.DataFrame:
+    means = np.exp(logs.groupby(level=level, sort=False).mean())
+    return means.div(means.sum(axis=1), axis=0)
 
 
 def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) -> pd.DataFrame:
@@ -70,8 +70,7 @@ def decide(clips: pd.DataFrame, rule: str = "log_odds", threshold: float = 0.5) 
     if clips.shape[1] != 2:
         votes = pd.get_dummies(clips.idxmax(axis=1)).groupby(level=0, sort=False).mean()
         chosen = (pooled if rule == "log_odds" else votes.reindex(columns=clips.columns, fill_value=0.0)).idxmax(axis=1)
-        rows = np.arange(len(pooled))
-        confidence = pooled.to_numpy()[rows, pooled.columns.get_indexer(chosen)]
+        confidence = pooled.to_numpy()[np.arange(len(pooled)), pooled.columns.get_indexer(chosen)]
         return decided.assign(predicted=chosen.astype(int), confidence=confidence)
     probability, vote = pooled.iloc[:, 1], (clips.iloc[:, 1] >= 0.5).groupby(level=0, sort=False).mean()
     margin = vote - 0.5 if rule == "vote" else log_odds(probability) - log_odds(threshold)
@@ -106,8 +105,7 @@ def fraction_correct(decided: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
     Notebook: 05_heart_sounds_physionet
     """
-    runs = list(decided) or [pd.DataFrame(columns=["label", "group", "predicted"])]
-    every = pd.concat(runs)
+    every = pd.concat(list(decided) or [pd.DataFrame(columns=["label", "group", "predicted"])])
     by_recording = every.assign(correct=every["label"] == every["predicted"]).groupby(level=0, sort=False)
     return by_recording[["label", "group"]].first().assign(correct=by_recording["correct"].mean())
 
@@ -172,7 +170,6 @@ def abstention(labels: ArrayLike, margins: ArrayLike, steps: int = 20) -> pd.Dat
     rows = []
     for coverage in np.arange(1, steps + 1) / steps:
         decided = surest_first[: max(1, round(coverage * len(labels)))]
-        found = scores(labels[decided], (margins[decided] >= 0).astype(int), 2)
-        balanced = (found["sensitivity"] + found["specificity"]) / 2
-        rows.append((coverage, found["accuracy"], balanced))
+        score = scores(labels[decided], (margins[decided] >= 0).astype(int), 2)
+        rows.append((coverage, score["accuracy"], (score["sensitivity"] + score["specificity"]) / 2))
     return pd.DataFrame(rows, columns=["coverage", "accuracy", "balanced_accuracy"])

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course_lib.models.base import in_evaluation_mode
+
 
 def grad_cam(model: nn.Module, layer: nn.Module, waveforms: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Images (batch, height, width) of a model's front end and, in the same shape, heat maps from 0 to 1.
@@ -17,18 +19,17 @@ def grad_cam(model: nn.Module, layer: nn.Module, waveforms: Tensor, classes: Ten
     Notebook: 02_spoken_digits_cnn
     """
     outputs: dict[str, Tensor] = {}
-    was_training = model.training
     hooks = [
         layer.register_forward_hook(lambda _module, _inputs, output: outputs.update(maps=output)),
         model.front_end.register_forward_hook(lambda _module, _inputs, output: outputs.update(images=output)),
     ]
     try:
-        logits = model.eval()(waveforms)
+        with in_evaluation_mode(model):
+            logits = model(waveforms)
         (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), outputs["maps"])
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(was_training)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     heat = (weights * outputs["maps"]).sum(dim=1, keepdim=True).relu().detach()
     heat = functional.interpolate(heat, outputs["images"].shape[1:], mode="bilinear", align_corners=False)[:, 0]

@@ -1,7 +1,4 @@
-"""How far a score can be trusted: 95 % intervals of means, and of differences between two systems.
-
-Notebook: 02_spoken_digits_cnn
-"""
+"""How far a score can be trusted: 95 % intervals of means, and of differences between two systems."""
 
 from __future__ import annotations
 
@@ -22,10 +19,7 @@ class Interval(NamedTuple):
 
 
 def interval(
-    values: ArrayLike,
-    cells: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    level: float = 0.95,
+    values: ArrayLike, cells: ArrayLike | None = None, groups: ArrayLike | None = None, level: float = 0.95
 ) -> Interval:
     """Interval of a mean of fractions (recordings,), such as whether, or how often, each recording is right.
 
@@ -69,17 +63,6 @@ def wilson(mean: float, n: float, level: float = 0.95) -> Interval:
     return Interval(min(mean, max(0.0, float(centre - reach))), max(mean, min(1.0, float(centre + reach))))
 
 
-def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
-    """The exact interval of a proportion: `right` of `n` independent trials. Source: Clopper and Pearson 1934.
-
-    Notebook: 02_spoken_digits_cnn
-    """
-    if not 0 <= right <= n or n < 1:
-        raise ValueError(f"{right} of {n} is not a proportion")
-    found = stats.binomtest(right, n).proportion_ci(level, method="exact")
-    return Interval(float(found.low), float(found.high))
-
-
 def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's interval of the mean of a few values, such as the scores of six speakers. Source: Student 1908.
 
@@ -95,13 +78,9 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def bootstrap(
-    values: ArrayLike,
-    groups: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    level: float = 0.95,
-    draws: int = 10_000,
-    seed: int = 0,
-) -> Interval:
+    values: ArrayLike, groups: ArrayLike | None = None, weights: ArrayLike | None = None, level: float = 0.95,
+    draws: int = 10_000, seed: int = 0,
+) -> Interval:  # fmt: skip
     """Percentile bootstrap of the mean of any values (n,), weighted by `weights` (n,), whole `groups` at a time.
 
     Source: Efron and Tibshirani 1993.
@@ -122,12 +101,9 @@ def bootstrap(
 
 
 def paired_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    cells: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
+    first: ArrayLike, second: ArrayLike, cells: ArrayLike | None = None, groups: ArrayLike | None = None,
     level: float = 0.95,
-) -> tuple[float, Interval]:
+) -> tuple[float, Interval]:  # fmt: skip
     """How much better the second of two systems is on the same recordings (n,): the mean difference and its interval.
 
     Over `groups` the t interval of the groups' differences; else a normal interval over the recordings, within each of

@@ -1,7 +1,4 @@
-"""Scores of predicted against true classes.
-
-Notebook: 02_spoken_digits_cnn
-"""
+"""Scores of predicted against true classes."""
 
 from __future__ import annotations
 

@@ -12,18 +12,14 @@ from tqdm.auto import tqdm
 from course_lib.clips import Clips
 from course_lib.evaluation.decisions import EvaluationError
 from course_lib.layers.waveform_augmentation import mixed
-from course_lib.models.base import require_fitting
+from course_lib.models.base import in_evaluation_mode, require_fitting
 
 
 @torch.no_grad()
 def accuracy_in_noise(
-    models: Mapping[str, tuple[nn.Module, Clips]],
-    snrs: Sequence[float] = (20, 15, 10, 5, 0, -5),
-    voices: int = 4,
-    seed: int = 0,
-    batch_size: int = 256,
-    progress: bool = True,
-) -> pd.DataFrame:
+    models: Mapping[str, tuple[nn.Module, Clips]], snrs: Sequence[float] = (20, 15, 10, 5, 0, -5), voices: int = 4,
+    seed: int = 0, batch_size: int = 256, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Accuracy of models in white noise and in babble, a row for each model, noise and signal-to-noise ratio in dB.
 
     Each model comes with the clips it is tested on. Babble is `voices` other recordings of the same clips at once,
@@ -38,33 +34,27 @@ def accuracy_in_noise(
     bar = tqdm(total=len(models) * len(cases), desc="testing in noise", disable=not progress, leave=False)
     for name, (model, clips) in models.items():
         require_fitting(model, clips)
-        was_training = model.training
-        model.eval()
-        try:
-            for noise, snr in cases:
-                rows.append((name, noise, snr, _accuracy(name, model, clips, noise, snr, voices, seed, batch_size)))
-                bar.update()
-        finally:
-            model.train(was_training)
+        for noise, snr in cases:
+            random, correct = torch.Generator().manual_seed(seed), 0
+            for index in torch.arange(len(clips)).split(batch_size):
+                waveforms, labels = clips.batch(index)
+                if noise == "white":
+                    waveforms = mixed(waveforms, torch.randn(waveforms.shape, generator=random), snr)
+                elif noise == "babble":
+                    waveforms = mixed(waveforms, babble(clips, index, voices, random), snr)
+                correct += int((_classes(name, model, waveforms) == labels).sum())
+            rows.append((name, noise, snr, correct / len(clips)))
+            bar.update()
     bar.close()
     return pd.DataFrame(rows, columns=["model", "noise", "snr", "accuracy"])
 
 
-def _accuracy(
-    name: str, model: nn.Module, clips: Clips, noise: str, snr: float, voices: int, seed: int, batch_size: int
-) -> float:
-    device, random, correct = next(model.parameters()).device, torch.Generator().manual_seed(seed), 0
-    for index in torch.arange(len(clips)).split(batch_size):
-        waveforms, labels = clips.batch(index)
-        if noise == "white":
-            waveforms = mixed(waveforms, torch.randn(waveforms.shape, generator=random), snr)
-        elif noise == "babble":
-            waveforms = mixed(waveforms, babble(clips, index, voices, random), snr)
-        logits = model(waveforms.to(device)).cpu()
-        if not logits.isfinite().all():
-            raise EvaluationError(f"the output of {name} is not finite (NaN); its weights are damaged")
-        correct += int((logits.argmax(dim=1) == labels).sum())
-    return correct / len(clips)
+def _classes(name: str, model: nn.Module, waveforms: Tensor) -> Tensor:
+    with in_evaluation_mode(model):
+        logits = model(waveforms.to(next(model.parameters()).device)).cpu()
+    if not logits.isfinite().all():
+        raise EvaluationError(f"the output of {name} is not finite (NaN); its weights are damaged")
+    return logits.argmax(dim=1)
 
 
 def babble(clips: Clips, index: Tensor, voices: int, random: torch.Generator) -> Tensor:

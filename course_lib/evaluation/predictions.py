@@ -1,7 +1,4 @@
-"""Class probabilities and embeddings of clips.
-
-Notebook: 02_spoken_digits_cnn
-"""
+"""Class probabilities and embeddings of clips."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from course_lib.clips import Clips
 from course_lib.datasets import Recordings
 from course_lib.evaluation.decisions import EvaluationError, clip_accuracy, decide
-from course_lib.models.base import require_fitting
+from course_lib.models.base import in_evaluation_mode, require_fitting
 
 
 def predict(model: nn.Module, clips: Clips) -> Tensor:
@@ -67,14 +64,9 @@ def predict_recordings(
 @torch.no_grad()
 def _in_batches(model: nn.Module, function: Callable[[Tensor], Tensor], clips: Clips) -> Tensor:
     require_fitting(model, clips)
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        clips = clips.to(device)
+    clips = clips.to(next(model.parameters()).device)
+    with in_evaluation_mode(model):
         values = torch.cat([function(clips.batch(index)[0]).cpu() for index in clips.index_batches()])
-    finally:
-        model.train(was_training)
     if not values.isfinite().all():
         raise EvaluationError(
             "the network's output is not finite (NaN); its weights are damaged or its training failed"

@@ -2,9 +2,9 @@
 
 `__all__` holds the networks that a recipe can name; `Classifier` is the base of them all.
 """
+# ruff: noqa: F401 - imported for others
 
-from course_lib.models.base import Classifier as Classifier
-from course_lib.models.base import ModelError, require_fitting
+from course_lib.models.base import Classifier, ModelError, require_fitting
 from course_lib.models.crnn import CRNN
 from course_lib.models.domain_adversarial import DomainAdversarial
 from course_lib.models.gammatone_cnn import GammatoneCNN1d, GammatoneCNN2d
@@ -15,18 +15,4 @@ from course_lib.models.sample_cnn import SampleCNN, StridedSampleCNN
 from course_lib.models.spectnet import SpectNet
 from course_lib.models.spectrogram_cnn import SpectrogramCNN
 
-__all__ = [
-    "CRNN",
-    "DomainAdversarial",
-    "GammatoneCNN1d",
-    "GammatoneCNN2d",
-    "LeanSpectNet",
-    "LogMelCNN",
-    "ModelError",
-    "PowerSpectrogramCNN",
-    "SampleCNN",
-    "SpectNet",
-    "SpectrogramCNN",
-    "StridedSampleCNN",
-    "require_fitting",
-]
+__all__ = [name for name in dir() if name[0].isupper() and name not in ("Classifier", "ModelError")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -89,6 +91,17 @@ class DropoutLinear(nn.Linear):
         return super().forward(self.dropout(features))
 
 
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and back in the mode that it had."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The mean loss of logits (batch, n_classes) and the number of correct predictions, both scalars.
 
@@ -108,6 +121,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
 def mean_and_maximum(frames: Tensor, dim: int) -> Tensor:
     """Maps with a time axis `dim` -> their mean and their maximum over time, side by side on axis 1."""
     return torch.cat([frames.mean(dim), frames.amax(dim)], dim=1)
+
+
+@torch.no_grad()
+def features_of(front_end: nn.Module, layers: nn.Module, clip_samples: int) -> int:
+    """How many features (batch, features) `layers` makes of the images of clips, by a trial on silence."""
+    image = front_end.eval()(torch.zeros(1, clip_samples))  # in eval(), lest batch normalisation learn from silence
+    size = layers.eval()(image[:, None]).shape[1]
+    front_end.train()
+    layers.train()
+    return size
 
 
 def require_fitting(model: nn.Module, clips: Clips) -> None:

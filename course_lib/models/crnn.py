@@ -22,15 +22,9 @@ class CRNN(Classifier):
     """
 
     def __init__(
-        self,
-        n_classes: int = 10,
-        n_mels: int = 40,
-        channels: Sequence[int] = (16, 32, 64),
-        hidden: int = 64,
-        dropout: float = 0.3,
-        sample_rate: int = 8000,
-        front_end: nn.Module | None = None,
-    ) -> None:
+        self, n_classes: int = 10, n_mels: int = 40, channels: Sequence[int] = (16, 32, 64), hidden: int = 64,
+        dropout: float = 0.3, sample_rate: int = 8000, front_end: nn.Module | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.front_end = log_mel_images(sample_rate, n_mels) if front_end is None else front_end
         self.features = convolution_blocks(channels)
@@ -41,7 +35,6 @@ class CRNN(Classifier):
         self.classify = DropoutLinear(4 * hidden, n_classes, dropout)
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, 4 * hidden)."""
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2).transpose(1, 2)
         states, _ = self.recurrent(self.dropout(frames))
         return mean_and_maximum(states, dim=1)

@@ -36,16 +36,13 @@ class DomainAdversarial(Classifier):
 
     @property
     def front_end(self) -> nn.Module:
-        """The front end of the network."""
         return self.network.front_end
 
     @property
     def classify(self) -> nn.Module:
-        """The last layers of the network, features -> logits."""
         return self.network.classify
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """The features of the network, shape (batch, features)."""
         return self.network.embed(waveforms)
 
     def domain_logits(self, features: Tensor) -> Tensor:
@@ -69,7 +66,6 @@ class DomainAdversarial(Classifier):
         return Losses(heads["train"][0] + heads["domain"][0], heads)
 
     def require_outputs(self, clips: Clips) -> None:
-        """Raise ModelError if clips to learn from have a label or a group for which there is no output."""
         super().require_outputs(clips)
         groups = int(clips.groups.max()) + 1
         if groups > self.n_domains:

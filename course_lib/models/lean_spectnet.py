@@ -33,10 +33,8 @@ class LeanSpectNet(Classifier):
         if front_end is None:
             f_min, f_max = band
             # 1e-8 of full scale's power is below the noise of a recording, so that digital silence stays near it.
-            filters = GammatoneFilterbank(
-                n_filters, sample_rate, f_min=f_min, f_max=f_max, learnable=learnable, eps=1e-8
-            )
-            front_end = nn.Sequential(filters, Standardise())
+            settings = {"f_min": f_min, "f_max": f_max, "learnable": learnable, "eps": 1e-8}
+            front_end = nn.Sequential(GammatoneFilterbank(n_filters, sample_rate, **settings), Standardise())
         self.front_end = front_end
         blocks = [ResidualBlock(*sizes) for sizes in pairwise(channels)]
         self.features = nn.Sequential(normalised(1, channels[0], (3, 5), stride=(1, 2)), nn.ReLU(), *blocks)
@@ -47,10 +45,8 @@ class LeanSpectNet(Classifier):
         self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, n_classes))
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, 2 * width)."""
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2)
-        frames = functional.relu(self.across_bands(frames))
-        return mean_and_maximum(frames, dim=2)
+        return mean_and_maximum(functional.relu(self.across_bands(frames)), dim=2)
 
 
 class ResidualBlock(nn.Module):

@@ -22,14 +22,9 @@ class LogMelCNN(Classifier):
     """
 
     def __init__(
-        self,
-        n_classes: int = 10,
-        n_mels: int = 40,
-        channels: Sequence[int] = (16, 32, 64, 96),
-        dropout: float = 0.3,
-        sample_rate: int = 8000,
-        front_end: nn.Module | None = None,
-    ) -> None:
+        self, n_classes: int = 10, n_mels: int = 40, channels: Sequence[int] = (16, 32, 64, 96), dropout: float = 0.3,
+        sample_rate: int = 8000, front_end: nn.Module | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.front_end = log_mel_images(sample_rate, n_mels) if front_end is None else front_end
         self.features = convolution_blocks(channels)[:-1]
@@ -38,7 +33,6 @@ class LogMelCNN(Classifier):
         self.classify = DropoutLinear(2 * channels[-1], n_classes, dropout)
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, 2 * channels[-1])."""
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2)
         return mean_and_maximum(functional.relu(self.across_bands(frames)), dim=2)
 

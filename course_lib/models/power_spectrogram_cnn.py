@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from course_lib.layers import PowerSpectrogram
 from course_lib.layers.waveforms import require_clips
-from course_lib.models.base import Classifier, DropoutLinear
+from course_lib.models.base import Classifier, DropoutLinear, features_of
 
 
 class PowerSpectrogramCNN(Classifier):
@@ -22,30 +22,22 @@ class PowerSpectrogramCNN(Classifier):
     """
 
     def __init__(
-        self,
-        n_classes: int = 10,
-        clip_samples: int = 5000,
-        log: bool = True,
-        slow_batch_norm: bool = False,
+        self, n_classes: int = 10, clip_samples: int = 5000, log: bool = True, slow_batch_norm: bool = False,
         front_end: nn.Module | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.clip_samples = clip_samples
         self.front_end = PowerSpectrogram(log=log) if front_end is None else front_end
+        slow = {"momentum": 0.01, "eps": 1e-3} if slow_batch_norm else {}
         blocks: list[nn.Module] = []
         for channels_in, channels_out in ((1, 32), (32, 64)):
             convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3)
-            slow = {"momentum": 0.01, "eps": 1e-3} if slow_batch_norm else {}
-            normalise = nn.BatchNorm2d(channels_out, **slow)
-            blocks += [convolution, normalise, nn.ReLU(), nn.MaxPool2d(2)]
-        self.features = nn.Sequential(*blocks, nn.Dropout(0.25))
-        height, width = PowerSpectrogram().image_size(clip_samples)
-        for _ in range(2):
-            height, width = (height - 2) // 2, (width - 2) // 2
-        self.dense = nn.Sequential(nn.Linear(64 * height * width, 128), nn.ReLU())
+            blocks += [convolution, nn.BatchNorm2d(channels_out, **slow), nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*blocks, nn.Dropout(0.25), nn.Flatten())
+        size = features_of(self.front_end, self.features, clip_samples)
+        self.dense = nn.Sequential(nn.Linear(size, 128), nn.ReLU())
         self.classify = DropoutLinear(128, n_classes, 0.5)
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, 128)."""
         require_clips(waveforms, self.clip_samples)
-        return self.dense(self.features(self.front_end(waveforms)[:, None]).flatten(1))
+        return self.dense(self.features(self.front_end(waveforms)[:, None]))

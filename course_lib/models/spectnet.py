@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank, Standardise
 from course_lib.layers.waveforms import require_clips
-from course_lib.models.base import Classifier
+from course_lib.models.base import Classifier, features_of
 
 
 class ImageNetwork(Classifier):
@@ -16,16 +15,14 @@ class ImageNetwork(Classifier):
 
     def __init__(
         self, n_classes: int, clip_samples: int, front_end: nn.Module, features: nn.Module, hidden: int, dropout: float
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.clip_samples = clip_samples
-        self.front_end, self.features = front_end, features
+        self.clip_samples, self.front_end, self.features = clip_samples, front_end, features
         size = features_of(front_end, features, clip_samples)
         self.dense = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, n_classes))
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Features in front of the last layer, shape (batch, hidden)."""
         require_clips(waveforms, self.clip_samples)
         return self.dense(self.features(self.front_end(waveforms)[:, None]))
 
@@ -96,13 +93,3 @@ class ZeroPaddedBlock(nn.Module):
         # With ceil_mode, then cropped: one band, or an odd number of bands, does not come out a row short.
         shortcut = functional.max_pool2d(images, 2, ceil_mode=True)[:, :, :height, :width]
         return branch + functional.pad(shortcut, (0, 0, 0, 0, 0, channels - shortcut.shape[1]))
-
-
-@torch.no_grad()
-def features_of(front_end: nn.Module, layers: nn.Module, clip_samples: int) -> int:
-    """How many features (batch, features) `layers` makes of the images of clips; found by trying it on silence."""
-    image = front_end.eval()(torch.zeros(1, clip_samples))  # in eval(), lest batch normalisation learn from silence
-    size = layers.eval()(image[:, None]).shape[1]
-    front_end.train()
-    layers.train()
-    return size
