@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
@@ -44,13 +45,17 @@ def save(figure: Figure, name: str, source: str = "real") -> None:
     Where nothing can be written a warning says so, and the lesson goes on.
     """
     if source == "real" and environment.profile() != "smoke":
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
         path = environment.CHECKOUT / "media" / f"{name}.png"
         try:
-            write_whole(path, small_png(buffer.getvalue()))
+            write_whole(path, small_png(_png(figure)))
         except OSError as error:
             logger.warning("the figure is not written to %s: %s", path, error)
+
+
+def _png(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", **options)
+    return buffer.getvalue()
 
 
 def small_png(png: bytes) -> bytes:
@@ -72,9 +77,8 @@ def film(figure: Figure, draw: Callable[[int], None], frames: int, seconds: floa
     pictures = []
     for number in range(frames):
         draw(number)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=64)  # small: there are many of them
-        pictures.append(Image.open(buffer).convert("RGB").quantize(16, dither=Image.Dither.NONE))
+        picture = Image.open(io.BytesIO(_png(figure, dpi=64)))  # small: there are many of them
+        pictures.append(picture.convert("RGB").quantize(16, dither=Image.Dither.NONE))
     plt.close(figure)
     buffer = io.BytesIO()
     times = [round(1000 * seconds)] * (frames - 1) + [2000]
@@ -119,14 +123,13 @@ def spectrogram(
 
 def side_by_side(recordings: Recordings, rows: Sequence[int], title: str) -> Figure:
     """Spectrograms of recordings side by side on one frequency axis, each under the name of its class."""
-    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3), sharey=True)
+    figure, axes = _panels(len(rows), title=labelled(title, recordings.source), width=4, height=3, sharey=True)
     for row, panel in zip(rows, axes, strict=True):
         entry = recordings.table.iloc[row]
-        image = _plain_image(panel, stft_decibels(recordings.waveform(row)), recordings, entry)
+        image = _spectrogram_alone(panel, stft_decibels(recordings.waveform(row)), recordings, entry)
         panel.set(title=f"“{recordings.class_names[entry['label']]}”", xlabel="time (s)")
     axes[0].set_ylabel("frequency (Hz)")
     figure.colorbar(image, ax=axes, label="level (dB)")
-    figure.suptitle(labelled(title, recordings.source))
     return figure
 
 
@@ -137,7 +140,7 @@ def takes_by_class(recordings: Recordings, group: str, title: str, takes: int = 
     for label in range(classes):
         for take, row in enumerate(recordings.find(group=group, label=label)[:takes]):
             level = stft_decibels(recordings.waveform(row), hop_length=128, top_db=60)
-            _plain_image(axes[take, label], level, recordings, recordings.table.iloc[row])
+            _spectrogram_alone(axes[take, label], level, recordings, recordings.table.iloc[row])
         axes[0, label].set_title(recordings.class_names[label])
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
@@ -151,17 +154,9 @@ def mfcc(samples: Tensor, sample_rate: int, title: str, n_mfcc: int = 13, hop_le
     """Mel-frequency cepstral coefficients of one waveform (samples,)."""
     image = MFCC(sample_rate, n_mfcc, hop_length=hop_length)(samples[None])[0]
     figure, axes = plt.subplots(figsize=(6, 3))
-    axes.grid(False)
     bound = float(image[1:].abs().quantile(0.92))  # coefficient 1, the slope, would leave the others pale
-    mesh = axes.imshow(
-        image[1:],
-        origin="lower",
-        aspect="auto",
-        cmap="coolwarm",
-        vmin=-bound,
-        vmax=bound,
-        extent=(0, len(samples) / sample_rate, 0.5, n_mfcc - 0.5),
-    )
+    extent = (0, len(samples) / sample_rate, 0.5, n_mfcc - 0.5)
+    mesh = _image(axes, image[1:], extent, cmap="coolwarm", vmin=-bound, vmax=bound)
     axes.set(xlabel="time (s)", ylabel="coefficient", title=title)
     figure.colorbar(mesh, ax=axes, label="value (dB)", extend="both")
     return figure
@@ -190,17 +185,16 @@ class LiveCurves:
     def __init__(self, title: str, every: int = 1) -> None:
         from IPython.display import DisplayHandle
 
-        self.title, self.every = title, every
+        self.title, self.every, self.handle = title, every, DisplayHandle()
         self.figure = plt.figure(figsize=(9, 3))
         plt.close(self.figure)  # shown by the handle alone, not once more at the end of the cell
-        self.handle = DisplayHandle()
-        self.shown = False
+        self.show = self.handle.display
 
     def __call__(self, history: History) -> None:
         if len(history.epochs) % self.every == 0:
             training_curves(history, self.title, self.figure)
-            (self.handle.update if self.shown else self.handle.display)(self.figure)
-            self.shown = True
+            self.show(self.figure)
+            self.show = self.handle.update
 
 
 def confusions(
@@ -211,8 +205,8 @@ def confusions(
     `words` are those of the data set, for the axes.
     """
     words = words or Words()
-    figure, axes = plt.subplots(1, len(matrices), figsize=(5 * len(matrices), 4.4), squeeze=False)
-    for panel, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+    figure, axes = _panels(len(matrices), title, width=5, height=4.4)
+    for panel, (name, matrix) in zip(axes, matrices.items(), strict=True):
         percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         text = np.where(percent > 0, np.char.mod("%.0f", percent), "")
         sns.heatmap(
@@ -220,7 +214,6 @@ def confusions(
             xticklabels=list(class_names), yticklabels=list(class_names), annot_kws={"size": 8}, ax=panel,
         )  # fmt: skip
         panel.set(xlabel=words.predicted, ylabel=words.true, title=name)
-    figure.suptitle(title)
     return figure
 
 
@@ -243,8 +236,8 @@ def scores_by_group(scores: pd.DataFrame, title: str, chance: float, group: str 
 
 def embedding(points: np.ndarray, colourings: Mapping[str, Sequence[str]], title: str) -> Figure:
     """A two-dimensional embedding (points, 2), drawn once for each way to colour it."""
-    figure, axes = plt.subplots(1, len(colourings), figsize=(5.5 * len(colourings), 4.4), squeeze=False)
-    for panel, (name, values) in zip(axes[0], colourings.items(), strict=True):
+    figure, axes = _panels(len(colourings), title, width=5.5, height=4.4)
+    for panel, (name, values) in zip(axes, colourings.items(), strict=True):
         order = sorted(set(values))
         palette = "tab10" if len(order) > 6 else "colorblind"
         sns.scatterplot(
@@ -252,7 +245,6 @@ def embedding(points: np.ndarray, colourings: Mapping[str, Sequence[str]], title
         )
         panel.set(title=f"coloured by {name}", xticks=[], yticks=[])
         panel.legend(title=None, fontsize="x-small", markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(title)
     return figure
 
 
@@ -260,9 +252,9 @@ def heat_over_images(images: Tensor, heats: Tensor, titles: Sequence[str], title
     """Images (n, height, width) on top, the same with a heat map (n, height, width, values 0 to 1) over them below."""
     figure, axes = plt.subplots(2, len(images), figsize=(1.8 * len(images), 4), squeeze=False)
     for column, (image, heat, name) in enumerate(zip(images, heats, titles, strict=True)):
-        axes[0, column].imshow(image, origin="lower", aspect="auto", cmap="gray")
-        axes[1, column].imshow(image, origin="lower", aspect="auto", cmap="gray")
-        axes[1, column].imshow(heat, origin="lower", aspect="auto", cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+        for panel in axes[:, column]:
+            _image(panel, image, cmap="gray")
+        _image(axes[1, column], heat, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
         axes[0, column].set_title(name)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
@@ -278,17 +270,15 @@ def in_noise(scores: pd.DataFrame, title: str, chance: float) -> Figure:
     `scores` is what `evaluation.accuracy_in_noise` returns, `chance` the accuracy of guessing (fraction).
     """
     kinds = [kind for kind in scores["noise"].unique() if kind != "none"]
-    figure, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), sharey=True, squeeze=False)
-    models = list(scores["model"].unique())
-    for panel, kind in zip(axes[0], kinds, strict=True):
+    figure, axes = _panels(len(kinds), title, width=5, height=3.6, sharey=True)
+    lines = {"hue": "model", "hue_order": scores["model"].unique(), "style": "model", "markers": True, "dashes": False}
+    for panel, kind in zip(axes, kinds, strict=True):
         part = scores[scores["noise"] == kind].assign(percent=lambda table: 100 * table["accuracy"])
-        lines = {"hue": "model", "hue_order": models, "style": "model", "markers": True, "dashes": False}
         sns.lineplot(part, x="snr", y="percent", **lines, legend=kind == kinds[-1], ax=panel)
         panel.axhline(100 * chance, color="grey", linewidth=1, linestyle=":")
         panel.set(xlabel="signal-to-noise ratio (dB)", ylabel="accuracy (%)", title=kind, ylim=(0, 101))
         panel.invert_xaxis()
-    axes[0, -1].legend(title=None, fontsize="small")
-    figure.suptitle(title)
+    axes[-1].legend(title=None, fontsize="small")
     return figure
 
 
@@ -307,11 +297,11 @@ def two_class_curves(decided: Mapping[str, pd.DataFrame], title: str, positive: 
         CalibrationDisplay.from_predictions(*given, n_bins=8, strategy="quantile", name=name, ax=axes[1, 0])
         shares = evaluation.abstention(table["label"], table["margin"])
         axes[1, 1].plot(100 * shares["coverage"], 100 * shares["balanced_accuracy"], marker=".", label=name)
-    labels = [("false positive rate", "sensitivity"), ("sensitivity", "precision")]
-    labels += [(f"predicted probability of {positive}", f"share that is {positive}")]
-    labels += [("decided, the surest (%)", "balanced accuracy (%)")]
-    for panel, (x, y) in zip(axes.flat, labels, strict=True):
-        panel.set(xlabel=x, ylabel=y)
+    axes[0, 0].set(xlabel="false positive rate", ylabel="sensitivity")
+    axes[0, 1].set(xlabel="sensitivity", ylabel="precision")
+    axes[1, 0].set(xlabel=f"predicted probability of {positive}", ylabel=f"share that is {positive}")
+    axes[1, 1].set(xlabel="decided, the surest (%)", ylabel="balanced accuracy (%)")
+    for panel in axes.flat:
         panel.legend(fontsize="small")
     figure.suptitle(title)
     return figure
@@ -322,9 +312,7 @@ def filters(responses: np.ndarray, sample_rate: int, title: str) -> Figure:
     order = np.argsort(responses.argmax(axis=1), kind="stable")
     level = 20 * np.log10(np.maximum(responses / responses.max(axis=1, keepdims=True), 1e-3))
     figure, axes = plt.subplots(figsize=(6, 4))
-    axes.grid(False)
-    extent = (0.5, len(responses) + 0.5, 0, sample_rate / 2)
-    mesh = axes.imshow(level[order].T, origin="lower", aspect="auto", extent=extent, cmap=IMAGE_COLOURS, vmin=-30)
+    mesh = _image(axes, level[order].T, (0.5, len(responses) + 0.5, 0, sample_rate / 2), vmin=-30)
     axes.set(xlabel="filter, by frequency of its maximum", ylabel="frequency (Hz)", title=title)
     figure.colorbar(mesh, ax=axes, label="gain (dB below the maximum)")
     return figure
@@ -341,17 +329,9 @@ def estimates(table: pd.DataFrame, title: str, chance: float | None = None) -> F
     for number, kind in enumerate(kinds):
         part = table if kind is None else table[table["protocol"] == kind]
         height = np.array([names.index(name) for name in part["name"]]) + 0.18 * (number - (len(kinds) - 1) / 2)
-        mean = 100 * part["mean"]
-        reach = [mean - 100 * part["low"], 100 * part["high"] - mean]
-        axes.errorbar(
-            mean,
-            height,
-            xerr=np.maximum(reach, 0),
-            fmt="o",
-            capsize=2,
-            markersize=5,
-            label=kind and kind.replace("_", " "),
-        )
+        reach = 100 * np.maximum([part["mean"] - part["low"], part["high"] - part["mean"]], 0)
+        label = kind and kind.replace("_", " ")
+        axes.errorbar(100 * part["mean"], height, xerr=reach, fmt="o", capsize=2, markersize=5, label=label)
     if chance is not None:
         axes.axvline(100 * chance, color="grey", linewidth=1, linestyle=":")
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy (%)", title=title, xlim=(0, 101))
@@ -383,9 +363,17 @@ def benchmark(report: Mapping[str, Any], ours: str) -> Figure:
     return figure
 
 
-def _plain_image(panel: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> AxesImage:
-    seconds = audio.seconds(entry["path"])
-    panel.grid(False)
-    extent = (0, seconds, 0, recordings.sample_rate / 2)
-    shown = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "cmap": IMAGE_COLOURS}
-    return panel.imshow(image, extent=extent, **shown)
+def _panels(count: int, title: str, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, **options)
+    figure.suptitle(title)
+    return figure, axes[0]
+
+
+def _image(axes: Axes, image: ArrayLike, extent: tuple[float, ...] | None = None, **options: Any) -> AxesImage:
+    axes.grid(False)
+    return axes.imshow(image, extent=extent, **{"origin": "lower", "aspect": "auto", "cmap": IMAGE_COLOURS} | options)
+
+
+def _spectrogram_alone(axes: Axes, image: np.ndarray, recordings: Recordings, entry: pd.Series) -> AxesImage:
+    extent = (0, audio.seconds(entry["path"]), 0, recordings.sample_rate / 2)
+    return _image(axes, image, extent, interpolation="nearest")

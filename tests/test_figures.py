@@ -29,19 +29,19 @@ def test_in_noise_has_a_panel_a_noise_and_a_line_a_model() -> None:
     for model, loss in (("ours", 0.1), ("theirs", 0.3)):
         for noise in ("white", "babble"):
             rows += [(model, noise, snr, 1 - loss * number) for number, snr in enumerate(snrs)]
-    figure = figures.in_noise(pd.DataFrame(rows, columns=["model", "noise", "snr", "accuracy"]), "Noise")
+    figure = figures.in_noise(pd.DataFrame(rows, columns=["model", "noise", "snr", "accuracy"]), "Noise", 0.1)
     white, babble = figure.axes
     assert (white.get_title(), babble.get_title()) == ("white", "babble")
     assert figure.get_suptitle() == "Noise"
-    for place in (white, babble):
-        curves = [line for line in place.get_lines() if len(line.get_xdata()) == 3]
-        found = [dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in curves]
-        assert found[0] == pytest.approx({20: 100, 10: 90, 0: 80})
-        assert found[1] == pytest.approx({20: 100, 10: 70, 0: 40})
-        low, high = place.get_ylim()
+    for panel in (white, babble):
+        curves = [line for line in panel.get_lines() if len(line.get_xdata()) == 3]
+        drawn = [dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in curves]
+        assert drawn[0] == pytest.approx({20: 100, 10: 90, 0: 80})
+        assert drawn[1] == pytest.approx({20: 100, 10: 70, 0: 40})
+        low, high = panel.get_ylim()
         assert low == 0 and high > 100
-        assert place.get_xlim()[0] > place.get_xlim()[1]  # the noise grows to the right
-        assert "dB" in place.get_xlabel()
+        assert panel.get_xlim()[0] > panel.get_xlim()[1]  # the noise grows to the right
+        assert "dB" in panel.get_xlabel()
     assert [text.get_text() for text in babble.get_legend().get_texts()] == ["ours", "theirs"]
     assert white.get_legend() is None
 
@@ -50,45 +50,45 @@ def test_filters_are_sorted_by_their_peak_and_shown_in_decibels() -> None:
     responses = np.full((3, 5), 0.5)
     responses[[0, 1, 2], [4, 0, 2]] = [1.0, 5.0, 10.0]  # peaks at Nyquist, at 0 Hz and in between
     figure = figures.filters(responses, 8000, "Filters")
-    place = figure.axes[0]
-    (image,) = place.get_images()
+    panel = figure.axes[0]
+    (image,) = panel.get_images()
     shown = np.asarray(image.get_array())
     assert shown.shape == (5, 3) and shown.argmax(axis=0).tolist() == [0, 2, 4]
     np.testing.assert_allclose(shown.max(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(shown[1], 20 * np.log10([0.1, 0.05, 0.5]))
     assert list(image.get_extent()) == [0.5, 3.5, 0, 4000]
-    assert place.get_title() == "Filters" and place.get_ylabel() == "frequency (Hz)"
+    assert panel.get_title() == "Filters" and panel.get_ylabel() == "frequency (Hz)"
 
 
 def test_estimates_are_dots_with_bars_a_row_each() -> None:
     table = pd.DataFrame({"name": ["one", "two"], "mean": [0.5, 0.9], "low": [0.4, 0.9], "high": [0.7, 0.95]})
-    figure = figures.estimates(table, "Estimates", chance=10)
-    (place,) = figure.axes
-    (dots,) = place.containers
+    figure = figures.estimates(table, "Estimates", chance=0.1)
+    (panel,) = figure.axes
+    (dots,) = panel.containers
     assert dots.lines[0].get_xdata().tolist() == pytest.approx([50, 90])
     assert dots.lines[0].get_ydata().tolist() == [0, 1]
     bars = [segment[:, 0].tolist() for segment in dots.lines[2][0].get_segments()]
     assert bars == [pytest.approx([40, 70]), pytest.approx([90, 95])]
-    assert [label.get_text() for label in place.get_yticklabels()] == ["one", "two"]
-    bottom, top = place.get_ylim()
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["one", "two"]
+    bottom, top = panel.get_ylim()
     assert bottom > 1 and top < 0  # the first row is on top and none is cut off
-    assert place.get_xlim() == (0, 101)
-    assert any(np.ptp(line.get_xdata()) == 0 and line.get_xdata()[0] == 10 for line in place.get_lines())
-    assert place.get_legend() is None
+    assert panel.get_xlim() == (0, 101)
+    assert any(np.ptp(line.get_xdata()) == 0 and line.get_xdata()[0] == 10 for line in panel.get_lines())
+    assert panel.get_legend() is None
 
 
 def test_estimates_of_several_protocols_have_a_colour_each() -> None:
     rows = [("one", "official", 0.9), ("one", "random", 0.8), ("two", "official", 0.7)]
     table = pd.DataFrame(rows, columns=["name", "protocol", "mean"]).assign(low=0.5, high=0.95)
-    (place,) = figures.estimates(table, "Estimates", chance=None).axes
-    official, random = place.containers
+    (panel,) = figures.estimates(table, "Estimates", chance=None).axes
+    official, random = panel.containers
     assert official.lines[0].get_xdata().tolist() == pytest.approx([90, 70])
     assert random.lines[0].get_xdata().tolist() == pytest.approx([80])
     assert np.round(official.lines[0].get_ydata()).tolist() == [0, 1]
     assert random.lines[0].get_ydata()[0] != official.lines[0].get_ydata()[0]
     assert official.lines[0].get_color() != random.lines[0].get_color()
-    assert [text.get_text() for text in place.get_legend().get_texts()] == ["official", "random"]
-    assert not any(line.get_linestyle() == ":" for line in place.get_lines())
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["official", "random"]
+    assert not any(line.get_linestyle() == ":" for line in panel.get_lines())
 
 
 def test_curves_of_two_classes_have_a_line_for_each_model() -> None:
@@ -96,9 +96,9 @@ def test_curves_of_two_classes_have_a_line_for_each_model() -> None:
     labels = np.arange(60) % 2
     probabilities = (labels + random.random(60)) / 2
     table = pd.DataFrame({"label": labels, "probability": probabilities, "margin": probabilities - 0.5})
-    figure = figures.two_class_curves({"one": table, "other": table}, "Curves")
-    for place in figure.axes[:4]:
-        names = [text.get_text() for text in place.get_legend().get_texts()]
+    figure = figures.two_class_curves({"one": table, "other": table}, "Curves", "murmur")
+    for panel in figure.axes[:4]:
+        names = [text.get_text() for text in panel.get_legend().get_texts()]
         assert sum("one" in name for name in names) == sum("other" in name for name in names) == 1
     decided = figure.axes[3].get_lines()[0]
     assert decided.get_xdata()[-1] == 100
