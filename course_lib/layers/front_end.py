@@ -63,30 +63,23 @@ class FrontEnd(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing: settings are compared when a state is loaded, and never changed."""
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
-        key = f"{prefix}_extra_state"
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        settings = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())  # old states have none
         # What a front end was made of, such as its mel bands, is compared and never replaced.
         made = {f"{prefix}{name}": buffer for name, buffer in self.named_buffers() if "." in name}
-        fault = self._difference(state_dict.get(key))
-        if fault is None and any(not _alike(state_dict[name], made[name]) for name in made.keys() & state_dict.keys()):
+        made = {name: made[name] for name in made.keys() & state_dict.keys()}
+        fault = self._difference(settings)
+        if fault is None and not all(_alike(state_dict[name], made[name]) for name in made):
             fault = f"these weights belong to a {type(self).__name__} whose windows or bands are others"
-        state_dict.update({name: made[name] for name in made.keys() & state_dict.keys()})
-        if fault is not None:
-            error_msgs.append(f"{fault}; build the layer with the settings that the weights were trained with.")
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        if key in missing_keys:  # weights of a time when states had no settings
-            missing_keys.remove(key)
+        state_dict.update(made)
+        if fault is None:
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+        else:
+            error_messages = rest[-1]
+            error_messages.append(f"{fault}; build the layer with the settings that the weights were trained with.")
 
-    def _difference(self, state: Tensor | None) -> str | None:
+    def _difference(self, state: Tensor) -> str | None:
         """What is wrong with the settings in a stored state, if anything is."""
-        if state is None:
-            return None
         try:
             stored = dict(json.loads(bytes(state.tolist())))
         except (ValueError, TypeError):
