@@ -78,29 +78,32 @@ def load_model(recipe: Recipe, protocol: str, fold: str, seed: int = 0, source: 
 
 
 def _run_fold(recipe: Experiment, fold: Fold, keep_model: bool, wait: bool, fit_options: dict[str, Any]) -> Result:
-    names = (recipe.name, fold.protocol.name, fold.split.name, fold.seed, fold.recordings.source, recipe.hash)
-    path = files.path_of(*names)
-    with _claim(path, fold.recordings.source, wait):
+    path, source = path_of(recipe, fold), fold.recordings.source
+    names = (recipe.name, fold.protocol.name, fold.split.name, fold.seed, source, recipe.hash)
+    with _claim(path, source, wait):
         inputs = recipe.inputs(fold, wait=wait, **fit_options)
-        data = recipe.data_identity(fold, inputs)
-        existing = _existing(path, recipe, data)
+        try:
+            result = existing(recipe, fold, inputs)
+        except ResultError as error:
+            logger.warning("%s; it is made anew", error)
+            result = None
         missing_model = keep_model and isinstance(recipe, Recipe)
-        if existing is not None:
+        if result is not None:
             missing_model = missing_model and load_model(recipe, *names[1:-1]) is None
-        if existing is not None and not missing_model:
-            return existing
+            if not missing_model:
+                return result
         # Other data, folds or settings have another checkpoint.
+        data = recipe.data_identity(fold, inputs)
         key = f"{files.file_name(recipe.name.split('/')[-1])}-{files.digest_of(*map(str, (*names, data)))}"
-        checkpoint = files.root_of(fold.recordings.source) / ".unfinished" / f"{key}.safetensors"
+        checkpoint = files.root_of(source) / ".unfinished" / f"{key}.safetensors"
         prediction = recipe.predict(fold, inputs, **({"checkpoint": checkpoint} | fit_options))
-        if existing is None:
+        if result is None:
             result = scored(recipe, fold, prediction, data)
             result.weights_path.unlink(missing_ok=True)  # those of the result that is replaced
             tables = {part: getattr(prediction, part) for part in files.PARTS}
             result = files.write(result, tables, fold.table)
         else:
-            _require_same(existing, prediction)
-            result = existing
+            _require_same(result, prediction)
         if missing_model:
             about = {"recipe_hash": recipe.hash, "fingerprint": result.fingerprint, "groups": len(inputs.group_names)}
             training.save_model(result.weights_path, prediction.model, classes=len(result.confusion), **about)
@@ -108,21 +111,28 @@ def _run_fold(recipe: Experiment, fold: Fold, keep_model: bool, wait: bool, fit_
         return result
 
 
-def _existing(path: Path, recipe: Experiment, data: dict[str, Any]) -> Result | None:
-    """The result at a path, if it is of this recipe and of this data, with its predictions; else a warning says why."""
+def existing(recipe: Experiment, fold: Fold, inputs: Any) -> Result | None:
+    """The result of a fold, if there is one of this recipe.
+
+    Raises ResultError where it is damaged, of other data, or without its predictions.
+    """
+    path = path_of(recipe, fold)
     if not path.exists():
         return None
-    try:
-        result = files.read(path)
-        if result.recipe_hash != recipe.hash:
-            return None
-        if different := [name for name, value in data.items() if getattr(result, name) != value]:
-            raise ResultError(f"the result {path} is of other data: {', '.join(different)} differ")
-        files.require_predictions(result)
-    except ResultError as error:
-        logger.warning("%s; it is made anew", error)
+    result = files.read(path)
+    if result.recipe_hash != recipe.hash:
         return None
+    data = recipe.data_identity(fold, inputs)
+    if different := [name for name, value in data.items() if getattr(result, name) != value]:
+        raise ResultError(f"the result {path} is of other data: {', '.join(different)} differ")
+    files.require_predictions(result)
     return result
+
+
+def path_of(recipe: Experiment, fold: Fold) -> Path:
+    """Where the result of a fold is, or will be."""
+    source = fold.recordings.source
+    return files.path_of(recipe.name, fold.protocol.name, fold.split.name, fold.seed, source, recipe.hash)
 
 
 def scored(recipe: Experiment, fold: Fold, prediction: Prediction, data: dict[str, Any]) -> Result:

@@ -21,10 +21,11 @@ import torch
 from tqdm.auto import tqdm
 
 from course_lib import CourseError, datasets
+from course_lib.clips import Clips
 from course_lib.experiments import recipes
-from course_lib.experiments.recipe import Ensemble, Recipe
-from course_lib.experiments.result import ResultBusy, results
-from course_lib.experiments.runs import run
+from course_lib.experiments.recipe import Ensemble, Experiment, Fold, Recipe
+from course_lib.experiments.result import Result, ResultBusy, ResultError
+from course_lib.experiments.runs import existing, path_of, run
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,46 @@ class Job:
 
 
 def missing(folder: str, only: list[str] | None = None) -> list[Job]:
-    """Every training that the recipes of a folder promise and that has no result: protocols with few folds first.
+    """Every training that the recipes of a folder promise and that has no result of the data at hand.
 
-    `only` names some of the recipes. Ensembles come last. Raises RecipeError and DatasetError.
+    Protocols with few folds come first, ensembles last. `only` names some of the recipes. Raises RecipeError and
+    DatasetError.
     """
-    jobs = []
+    jobs, loaded = [], {}
     for name in dict.fromkeys(only or recipes.names(folder)):
-        recipe = recipes.load(name)
-        recordings = datasets.load(recipe.dataset)
+        recipe, clips = recipes.load(name), {}
+        if recipe.dataset not in loaded:
+            loaded[recipe.dataset] = datasets.load(recipe.dataset)
+        recordings = loaded[recipe.dataset]
         for protocol, seeds in recipe.protocols.items():
-            done = {(result.fold, result.seed) for result in results(recipe, protocol, recordings.source)}
             for seed in range(seeds):
                 folds = recipe.folds(recordings, protocol, seed)
                 order = (isinstance(recipe, Ensemble), len(folds), seed)
                 jobs += [
                     (order, Job(name, protocol, fold.split.name, seed))
                     for fold in folds
-                    if (fold.split.name, seed) not in done
+                    if _existing(recipe, fold, clips) is None
                 ]
     return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
+
+
+def _existing(recipe: Experiment, fold: Fold, clips: dict[str, Clips]) -> Result | None:
+    """The result of a fold on the data at hand, or None. `clips` are those of recipes, cut when they are needed."""
+    inputs = None
+    if isinstance(recipe, Ensemble):
+        inputs = [_existing(member, fold, clips) for member in recipe.recipes]
+        if None in inputs:
+            return None
+    elif not path_of(recipe, fold).exists():
+        return None
+    elif isinstance(recipe, Recipe):
+        if recipe.name not in clips:
+            clips[recipe.name] = recipe.inputs(fold, progress=False)
+        inputs = clips[recipe.name]
+    try:
+        return existing(recipe, fold, inputs)
+    except ResultError:  # its run tells what is wrong
+        return None
 
 
 def run_missing(
