@@ -19,7 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from course_lib import audio, environment, files
-from course_lib.datasets.recordings import DatasetError, Recordings, first_few
+from course_lib.datasets.recordings import DatasetError, Recordings, cached_in, first_few
 
 LONGEST_CLIP_S = 60
 _LAYOUT = 3
@@ -60,7 +60,8 @@ def decode(recordings: Recordings, progress: bool = True) -> Decoded:
         if decoded is not None:
             return decoded
         discard(folder, judged)
-        _write(recordings, folder, progress)
+        with cached_in(folder.parent, f"the decoded {recordings.name}"), files.whole_folder(folder) as unfinished:
+            _decode_into(recordings, unfinished, progress)
     raise DatasetError(f"{folder} cannot be read again after it was written; delete it and check the disk")
 
 
@@ -166,17 +167,6 @@ def _fingerprint(recordings: Recordings, decoded: Decoded) -> str:
         digest.update(f"{name}\0{samples.nbytes}\0".encode(errors="surrogatepass"))
         digest.update(samples)
     return digest.hexdigest()[:16]
-
-
-def _write(recordings: Recordings, folder: Path, progress: bool) -> None:
-    try:
-        with files.whole_folder(folder) as unfinished:
-            _decode_into(recordings, unfinished, progress)
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write the decoded {recordings.name} to {folder.parent} ({error}); "
-            "free some space there, or set COURSE_CACHE to a folder you own"
-        ) from error
 
 
 def _decode_into(recordings: Recordings, folder: Path, progress: bool) -> None:

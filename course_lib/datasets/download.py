@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pooch
+from pooch.hashes import hash_matches
 from tqdm.auto import tqdm
 
 from course_lib import environment, files
@@ -102,7 +102,7 @@ def _archive(dataset: Dataset, address: str, archives: Path, folder: Path, progr
         checksum = registered_checksum(plain, timeout)
     elif checksum == "sha256sums":
         checksum = _listed_checksum(plain, unfinished, timeout)
-    if complete.is_file() and (not checksum or _matches(complete, checksum)):
+    if complete.is_file() and hash_matches(complete, checksum or None):
         return bool(checksum)
     most = MOST_DOWNLOADED * dataset.megabytes * MEGABYTE - _size(archives)
     try:
@@ -114,16 +114,11 @@ def _archive(dataset: Dataset, address: str, archives: Path, folder: Path, progr
     with open(unfinished, "rb") as file:
         if file.read(512).lstrip().startswith(b"<"):
             raise DatasetError(f"{plain} answered with a web page, not an archive; open it in a browser to see why")
-    if checksum and not _matches(unfinished, checksum):
+    if not hash_matches(unfinished, checksum or None):
         raise DatasetError(f"{plain} was downloaded with the wrong checksum, so it is damaged or new; try again later")
     archives.mkdir(exist_ok=True)
     os.replace(unfinished, complete)
     return bool(checksum)
-
-
-def _matches(file: Path, checksum: str) -> bool:
-    algorithm, _, expected = checksum.partition(":")
-    return pooch.file_hash(str(file), alg=algorithm) == expected.lower()
 
 
 def _listed_checksum(address: str, file: Path, timeout: float) -> str:

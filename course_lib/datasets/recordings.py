@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +34,22 @@ def listed(what: str, names: Sequence[object]) -> list[str]:
 
 def is_utf8(name: str) -> bool:
     """Whether a name can be written in UTF-8; one that the disk gives in another encoding cannot."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.encode(errors="ignore").decode() == name
 
 
 class DatasetError(CourseError):
     """A data set is missing, damaged or inconsistent; the message names what and says what to do."""
+
+
+@contextlib.contextmanager
+def cached_in(folder: Path, what: str) -> Iterator[None]:
+    """Raise DatasetError where the block fails to write to a folder of the cache, because it is full or closed, say."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write {what} to {folder} ({error}); free some space there, or set COURSE_CACHE to a folder you own"
+        ) from error
 
 
 class LayoutError(DatasetError):

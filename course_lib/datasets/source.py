@@ -12,7 +12,7 @@ from course_lib import environment, files
 from course_lib.datasets.catalogue import get
 from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.download import fetch
-from course_lib.datasets.recordings import DatasetError, Recordings
+from course_lib.datasets.recordings import DatasetError, Recordings, cached_in
 
 _SOURCES = ("auto", "real", "stand-in")
 _log = logging.getLogger(__name__)
@@ -64,13 +64,8 @@ def stand_in(name: str, progress: bool = False, **size: int) -> Recordings:
     target = _stand_in_folder(wanted, **size)
     if not target.is_dir():
         try:
-            with files.whole_folder(target) as folder:
+            with cached_in(target.parent, f"the stand-in for {name}"), files.whole_folder(target) as folder:
                 wanted.write_stand_in(folder, progress=progress, **size)
-        except OSError as error:
-            if not target.is_dir():  # else another process finished first
-                raise DatasetError(
-                    f"cannot write the stand-in for {name} to {target} ({error}); set COURSE_CACHE to a folder you own"
-                ) from error
         except (RuntimeError, TypeError, ValueError) as error:  # a synthesiser that fails, or a size it does not take
             raise DatasetError(f"cannot make the stand-in for {name}: {error}") from error
     return wanted.read(target, "stand-in")

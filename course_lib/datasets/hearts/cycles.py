@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from course_lib import audio, environment, files
 from course_lib.datasets.decoded import Decoded, cache_name, decode, discard, identity
-from course_lib.datasets.recordings import DatasetError, Recordings
+from course_lib.datasets.recordings import Recordings, cached_in
 
 RATE = 100  # of the envelope, in Hz
 VALVES_HZ = (25.0, 120.0)  # murmurs are mostly higher
@@ -111,10 +111,8 @@ def cycle_starts(recordings: Recordings, progress: bool = True, decoded: Decoded
     values, counts = np.concatenate(starts), np.array([len(each) for each in starts])
     content = io.BytesIO()
     np.savez(content, starts=values, count=counts, digest=_digest(values, counts))
-    try:
+    with cached_in(path.parent, f"the cycles of {recordings.name}"):
         files.write_whole(path, content.getvalue())
-    except OSError as error:
-        raise DatasetError(f"cannot write to {path.parent} ({error}); set COURSE_CACHE to a folder you own") from error
     return starts
 
 

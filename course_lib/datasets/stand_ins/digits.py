@@ -16,16 +16,7 @@ from scipy.signal import firwin, resample_poly
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SAMPLE_RATE = 8000
 
-_ENGLISH = (
-    "en-us",
-    "en",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-us-nyc",
-    "en-029",
-)
+_ENGLISH = tuple("en-us en en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-us-nyc en-029".split())
 # Speakers of other languages say the words with the sounds of their own, spelt in eSpeak NG's phonemes.
 _FOREIGN = ("de", "el", "es", "fi", "fr", "hi", "hu", "id", "it", "nl", "pl", "pt", "ro", "sv", "tr")
 _PHONEMES = ("z'iro", "u'an", "t'u", "tr'i", "f'or", "f'aiv", "s'iks", "s'even", "'eit", "n'ain")
