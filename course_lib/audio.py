@@ -183,8 +183,8 @@ def _open(path: Path) -> sf.SoundFile:
         raise AudioError(f"{path} is empty (0 bytes); fetch or record it again")
     file = None
     try:
-        # As bytes, because a name need not be UTF-8.
-        file = sf.SoundFile(containers.whole_wav(path) or (os.fsencode(path) if os.name == "posix" else path))
+        containers.require_whole_wav(path)
+        file = sf.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # bytes: a name need not be UTF-8
         if file.format not in containers.FORMATS:
             raise containers.ContainerError(f"is a {file.format} file; convert it to WAV or FLAC")
         if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:

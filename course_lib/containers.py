@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import struct
@@ -21,25 +20,22 @@ class ContainerError(ValueError):
     """A sound file is truncated, damaged or of a kind that cannot be judged; the message goes after its name."""
 
 
-def whole_wav(path: Path) -> io.BytesIO | None:
-    """Raise ContainerError for a truncated WAV file, of which libsndfile reads what is there.
+def require_whole_wav(path: Path) -> None:
+    """Raise ContainerError for a truncated or unfinished WAV file, of which libsndfile reads what is there or nothing.
 
-    Of one that was streamed, so that its header tells no length, return a copy that tells it. Raises OSError.
+    One that was streamed, so that its header tells no length, is read to its end. Raises OSError.
     """
     with open(path, "rb") as file:
         start = file.read(12)
         if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            return None
-        size = os.fstat(file.fileno()).st_size
-        (riff_size,) = struct.unpack("<I", start[4:8])
+            return
         position, promised = _data_chunk(file)
-        rest = size - position
-        unfinished = promised == 0 < rest and (_is_unknown(riff_size) or riff_size + 8 < size)
-        if unfinished or (promised > rest and _is_unknown(promised)):
-            return _with_length(file, position, rest)
-        if promised > rest:
+        rest = os.fstat(file.fileno()).st_size - position
+        (riff_size,) = struct.unpack("<I", start[4:8])
+        if promised == 0 < rest and (_is_unknown(riff_size) or riff_size + 8 < position + rest):
+            raise ContainerError("was streamed or not finished, so its header tells no length; export it again")
+        if promised > rest and not _is_unknown(promised):
             raise ContainerError(TRUNCATED)
-    return None
 
 
 def require_whole_ogg(path: Path, opened: sf.SoundFile) -> None:
@@ -78,13 +74,3 @@ def _data_chunk(file: BinaryIO) -> tuple[int, int]:
 def _is_unknown(size: int) -> bool:
     """Whether a size is one that programs write which cannot go back to the header, such as 0xFFFFFFFF."""
     return any(0 <= limit - size <= 4096 for limit in (2**31, 2**32 - 1))
-
-
-def _with_length(file: BinaryIO, position: int, samples: int) -> io.BytesIO:
-    if position + samples > 2**32 - 1:
-        raise ContainerError("was streamed and is over 4 GB, so its header tells no length; convert it to FLAC")
-    file.seek(0)
-    content = bytearray(file.read())
-    content[4:8] = struct.pack("<I", position + samples - 8)
-    content[position - 4 : position] = struct.pack("<I", samples)
-    return io.BytesIO(content)
