@@ -1,260 +1,210 @@
-"""The tables say of the kept results what a calculation by hand says."""
+"""The tables say of the results what a calculation by hand says."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import yaml
+from toys import FORM, write_recipe
 
-from course_lib import evaluation, experiments, recipes, tables
+from course_lib import evaluation
 from course_lib.__main__ import main
-from course_lib.experiments import Result, ResultError
-from course_lib.experiments.recipe import RecipeError
+from course_lib.experiments import RecipeError, Result, ResultError, recipes
+from course_lib.experiments import result as files
+from course_lib.experiments.tables import COLUMNS, markdown, table, update
 
-FORM = {
-    "title": "Toy network",
-    "dataset": "fsdd",
-    "protocols": {"official": 5, "random": 5, "leave_one_speaker_out": 2, "origin": 2},
-    "clip": {"seconds": 0.1},
-    "model": {"name": "SpectrogramCNN"},
-}
+PROTOCOLS = {"official": 5, "random": 5, "leave_one_speaker_out": 2, "original_paper": 2}
 
 
 @pytest.fixture(autouse=True)
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only recipes there are: `fsdd/toy`, `fsdd/small`, and `fsdd/idle`, which is never run."""
-    folder = tmp_path / "recipes"
-    (folder / "fsdd").mkdir(parents=True)
     for name in ("toy", "small", "idle"):
-        (folder / "fsdd" / f"{name}.yaml").write_text(yaml.safe_dump(FORM, sort_keys=False))
-    monkeypatch.setattr(recipes, "FOLDER", folder)
-    return folder
+        write_recipe(tmp_path / "recipes" / "fsdd" / f"{name}.yaml", FORM, protocols=PROTOCOLS, title="Toy network")
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path / "recipes")
+    return tmp_path / "recipes" / "fsdd"
 
 
-def keep(
-    protocol: str,
-    seed: int,
-    right: dict[str, list[bool]],
-    fold: str = "official",
-    folds: int = 1,
-    source: str = "real",
-    name: str = "fsdd/toy",
-    **changes: Any,
+def put(
+    protocol: str, seed: int, right: dict[str, list[int]], fold: str | None = None, folds: int = 1, **changes: Any
 ) -> Result:
-    """Keep a result in which each recording of each speaker was right or not."""
-    recipe = recipes.load(name)
-    errors = {f"{speaker}{i}": "0" for speaker, marks in right.items() for i, mark in enumerate(marks) if not mark}
-    tested = sum(map(len, right.values()))
+    """A result in which recordings of digits 0 and 1, in turn, of each speaker were right (1) or not (0)."""
+    recipe = recipes.load(changes.pop("name", "fsdd/toy"))
+    confusion, counts, errors = np.zeros((10, 10), int), {}, {}
+    for speaker, marks in right.items():
+        for number, mark in enumerate(marks):
+            label = number % 2
+            confusion[label, label if mark else 9] += 1
+            total = counts.setdefault(speaker, {}).setdefault(str(label), [0, 0])
+            total[0], total[1] = total[0] + 1, total[1] + mark
+            errors |= {} if mark else {f"{speaker}{number}": "9"}
     form = {
-        "recipe": recipe.name,
-        "recipe_hash": recipe.hash,
-        "form": recipe.model_dump(mode="json"),
-        "protocol": protocol,
-        "fold": fold,
-        "folds": folds,
-        "seed": seed,
-        "source": source,
-        "fingerprint": "0",
-        "train": 10,
-        "validation": 0,
-        "test": tested,
-        "scores": {"accuracy": 1 - len(errors) / tested},
-        "per_class": {},
-        "per_group": {speaker: sum(marks) / len(marks) for speaker, marks in right.items()},
-        "group_sizes": {speaker: len(marks) for speaker, marks in right.items()},
-        "errors": errors,
-        "confusion": [[tested - len(errors), len(errors)], [0, 0]],
-        "parameters": 84_682,
-        "kept_epoch": 30,
-        "seconds": 12.0 + seed,
-        "device": "cpu",
-        "precision": "32-true",
-        "threads": 1,
-        "versions": {},
-    }
-    result = Result(**(form | changes))
-    experiments.write_json(result.path, asdict(result))
-    return result
+        "recipe": recipe.name, "recipe_hash": recipe.hash, "form": recipe.model_dump(mode="json"),
+        "protocol": protocol, "fold": fold or protocol, "folds": folds, "seed": seed, "source": "real",
+        "fingerprint": "0" * 16, "split": "1" * 16, "predictions": "", "train": 10, "validation": 0,
+        "test": int(confusion.sum()), "scores": evaluation.scores_of_confusion(confusion), "counts": counts,
+        "errors": errors, "confusion": confusion.tolist(), "parameters": 84_682, "kept_epoch": 30,
+        "seconds": 12.0 + seed, "device": "cpu", "precision": "32-true", "threads": 1, "versions": {},
+    }  # fmt: skip
+    empty = pd.DataFrame(np.empty((0, 10)))
+    about = pd.DataFrame({"label": [], "group": []})
+    return files.write(Result(**(form | changes)), {"test": empty, "validation": empty}, about)
 
 
-def keep_two_official() -> None:
-    keep("official", 0, {"ann": [False, True], "bob": [True, True]})
-    keep("official", 1, {"ann": [False, True], "bob": [False, True]})
+def put_two_official() -> None:
+    put("official", 0, {"ann": [0, 1, 1, 1], "bob": [1, 1, 1, 1]})
+    put("official", 1, {"ann": [0, 1, 1, 1], "bob": [0, 1, 0, 1]})
 
 
-def keep_left_out(seed: int) -> None:
-    keep("leave_one_speaker_out", seed, {"ann": [True, True, False, False]}, "ann", 2)
-    keep("leave_one_speaker_out", seed, {"bob": [True] * 6}, "bob", 2)
+def put_left_out(seed: int = 0) -> None:
+    put("leave_one_speaker_out", seed, {"ann": [1, 1, 0, 0]}, "ann", 3)
+    put("leave_one_speaker_out", seed, {"bob": [1] * 6}, "bob", 3)
+    put("leave_one_speaker_out", seed, {"cleo": [1, 0, 1, 0, 1, 1]}, "cleo", 3)
+
+
+# Rows
 
 
 def test_there_is_no_row_without_results() -> None:
-    assert tables.table("fsdd") == []
-    assert len(tables.markdown([]).splitlines()) == 2
+    assert table("fsdd").empty and list(table("fsdd").columns) == list(COLUMNS)
+    assert markdown(table("fsdd")) == ""
 
 
-def test_the_official_row_by_hand() -> None:
-    keep_two_official()
-    (row,) = tables.table("fsdd")
-    assert row == {
-        "recipe": "fsdd/toy",
-        "title": "Toy network",
-        "protocol": "official",
-        "leaky": False,
-        "seeds": [0, 1],
-        "mean": pytest.approx((3 / 4 + 2 / 4) / 2),
-        "per_seed": [0.75, 0.5],
-        # Recordings right in 0, 1, 2 and 2 of 2 seeds. Of four draws, 5 in 256 have fewer than 2 seeds right
-        # altogether, and one in 16 has all 8.
-        "low": 2 / 8,
-        "high": 1.0,
-        "per_group": pytest.approx({"ann": 0.5, "bob": 0.75}),
-        "parameters": 84_682,
-        "seconds": 12.5,
-        "source": "real",
-    }
-    assert (row["low"], row["high"]) == evaluation.interval([0, 0.5, 1, 1])
+def test_the_row_of_a_split_by_recordings_by_hand() -> None:
+    put_two_official()
+    (row,) = table("fsdd").to_dict("records")
+    per_seed = [(3 / 4 + 1) / 2, (1 / 4 + 1) / 2]  # of digit 0 (every other recording), one and three are missed
+    assert row["per_seed"] == pytest.approx(per_seed) and row["mean"] == pytest.approx(np.mean(per_seed))
+    assert row["scores"]["balanced_accuracy"] == row["mean"]
+    assert row["scores"]["accuracy"] == row["scores"]["clip_accuracy"] == pytest.approx((7 / 8 + 5 / 8) / 2)
+    assert row["per_group"] == pytest.approx({"ann": (1 / 2 + 1) / 2, "bob": (2 / 4 + 1) / 2})
+    assert (row["low"], row["high"]) == pytest.approx(evaluation.interval_of_cells([4 / 8, 1], [4, 4]))
+    facts = {name: row[name] for name in ("recipe", "title", "dataset", "protocol", "seeds", "parameters", "seconds")}
+    assert facts == {
+        "recipe": "fsdd/toy", "title": "Toy network", "dataset": "fsdd", "protocol": "official", "seeds": [0, 1],
+        "parameters": 84_682, "seconds": 12.5,
+    }  # fmt: skip
+    assert (row["leaky"], row["unit"], row["recordings"], row["source"]) == (True, "recording", 8, "real")
+    assert "same speakers" in row["leak"] and row["probe"] is None
+
+
+def test_seeds_that_differ_more_than_recordings_widen_the_interval() -> None:
+    scores = []
+    for seed, missed in enumerate((0, 30, 60)):
+        put("random", seed, {"ann": [0] * missed + [1] * (100 - missed)})
+        scores.append(1 - missed / 100)
+    (row,) = table("fsdd").to_dict("records")
+    low, high = evaluation.t_interval(scores)
+    assert (row["low"], row["high"]) == pytest.approx((max(low, 0), min(high, 1)))
 
 
 def test_the_row_of_leaving_one_speaker_out_by_hand() -> None:
-    keep_left_out(0)
-    (row,) = tables.table("fsdd")
-    assert (row["protocol"], row["seeds"]) == ("leave_one_speaker_out", [0])
-    assert row["mean"] == pytest.approx(8 / 10)
-    assert row["per_seed"] == pytest.approx([0.8])
-    assert row["per_group"] == {"ann": 0.5, "bob": 1.0}
-    # Two speakers are drawn: twice ann in a quarter of the cases, twice bob in another.
-    assert (row["low"], row["high"]) == pytest.approx((0.5, 1.0))
+    put_left_out()
+    (row,) = table("fsdd").to_dict("records")
+    assert (row["protocol"], row["seeds"], row["unit"], row["leaky"]) == ("leave_one_speaker_out", [0], "group", False)
+    per_group = {"ann": 1 / 2, "bob": 1.0, "cleo": (1 + 1 / 3) / 2}
+    assert row["per_group"] == pytest.approx(per_group) and row["recordings"] == 16
+    assert row["mean"] == pytest.approx(np.mean(list(per_group.values())))
+    assert row["scores"]["accuracy"] == pytest.approx((2 / 4 + 1 + 4 / 6) / 3)
+    low, high = evaluation.t_interval(list(per_group.values()))
+    assert (row["low"], row["high"]) == pytest.approx((max(low, 0), min(high, 1)))
+    put_left_out(1)
+    (again,) = table("fsdd").to_dict("records")
+    assert again["per_group"] == row["per_group"] and again["seeds"] == [0, 1]
+    assert (again["low"], again["high"]) == (row["low"], row["high"]), "seeds are no more speakers"
 
 
-def test_the_seeds_of_a_speaker_are_averaged() -> None:
-    keep("leave_one_speaker_out", 0, {"ann": [True, False]}, "ann", 2)
-    keep("leave_one_speaker_out", 0, {"bob": [True, True]}, "bob", 2)
-    keep("leave_one_speaker_out", 1, {"ann": [True, True]}, "ann", 2)
-    keep("leave_one_speaker_out", 1, {"bob": [False, False]}, "bob", 2)
-    (row,) = tables.table("fsdd")
-    assert row["seeds"] == [0, 1] and row["per_seed"] == pytest.approx([0.75, 0.5])
-    assert row["mean"] == pytest.approx(0.625)
-    assert row["per_group"] == {"ann": 0.75, "bob": 0.5}
-    assert (row["low"], row["high"]) == pytest.approx((0.5, 0.75))
+def test_one_speaker_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    put("leave_one_speaker_out", 0, {"ann": [1, 1, 0, 1]}, "ann", 1)
+    (row,) = table("fsdd").to_dict("records")
+    assert np.isnan(row["low"]) and np.isnan(row["high"]) and row["mean"] == 0.75
+    assert "nan" not in markdown(table("fsdd"))
+    assert main(["table", "fsdd", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["low"] is None
 
 
-def test_a_seed_with_missing_folds_is_left_out() -> None:
-    keep_left_out(0)
-    keep("leave_one_speaker_out", 1, {"ann": [False] * 4}, "ann", 2)
-    (row,) = tables.table("fsdd")
-    assert row["seeds"] == [0] and row["mean"] == pytest.approx(0.8)
-    keep("leave_one_speaker_out", 1, {"bob": [False] * 6}, "bob", 2)
-    assert tables.table("fsdd")[0]["seeds"] == [0, 1]
+def test_many_groups_have_a_bootstrap_of_whole_groups() -> None:
+    random = np.random.default_rng(0)
+    right = {f"speaker {number:02}": random.integers(0, 2, 6).tolist() for number in range(25)}
+    for speaker, marks in right.items():
+        put("leave_one_speaker_out", 0, {speaker: marks}, speaker, 25)
+    (row,) = table("fsdd").to_dict("records")
+    values, classes = np.concatenate(list(right.values())), np.tile([0, 1], 75)
+    expected = evaluation.interval(values, classes, np.repeat(list(right), 6))
+    assert (row["low"], row["high"]) == pytest.approx(expected, abs=0.01)
 
 
-def test_only_incomplete_seeds_make_no_row() -> None:
-    keep("leave_one_speaker_out", 0, {"ann": [True]}, "ann", 2)
-    assert tables.table("fsdd") == []
-
-
-def test_results_of_another_version_of_the_recipe_are_left_out() -> None:
-    keep("official", 0, {"ann": [True]})
-    keep("official", 1, {"ann": [False]}, recipe_hash="00000000")
-    (row,) = tables.table("fsdd")
-    assert row["seeds"] == [0] and row["mean"] == 1
+def test_a_seed_with_missing_folds_and_another_version_and_other_data_are_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put("leave_one_speaker_out", 1, {"ann": [0] * 4}, "ann", 3)
+    assert table("fsdd").empty
+    put_left_out()
+    put("official", 0, {"ann": [1, 1]})
+    put("official", 1, {"ann": [0, 0]}, recipe_hash="00000000")
+    put("official", 2, {"ann": [1, 1]})
+    put("official", 3, {"ann": [0, 0]}, fingerprint="f" * 16)
+    put("official", 4, {"ann": [1, 1]}).path.write_text("{")
+    rows = table("fsdd")
+    assert rows["protocol"].tolist() == ["official", "leave_one_speaker_out"]
+    assert rows["seeds"].tolist() == [[0, 2], [0]] and rows["mean"][0] == 1
+    assert "seed 3 is of other data" in caplog.text and "official-seed4.json is damaged" in caplog.text
 
 
 def test_stand_in_results_have_a_table_of_their_own() -> None:
-    keep("official", 0, {"ann": [True]}, source="stand-in")
-    assert tables.table("fsdd") == []
-    (row,) = tables.table("fsdd", source="stand-in")
-    assert row["source"] == "stand-in"
+    put("official", 0, {"ann": [1, 1]}, source="stand-in", note="three words")
+    assert table("fsdd").empty
+    (row,) = table("fsdd", source="stand-in").to_dict("records")
+    assert (row["source"], row["note"]) == ("stand-in", "three words")
+    assert "stand-in, three words" in markdown(table("fsdd", source="stand-in"))
 
 
-def test_the_rows_follow_recipes_and_protocols() -> None:
-    keep_left_out(0)
-    keep_two_official()
-    assert [(row["recipe"], row["protocol"]) for row in tables.table("fsdd")] == [
-        ("fsdd/toy", "official"),
-        ("fsdd/toy", "leave_one_speaker_out"),
-    ]
+def test_a_folder_of_one_s_own_has_a_table(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "own" / "mine.yaml", FORM)
+    put("official", 0, {"ann": [1, 0]}, name=path)
+    assert table(str(tmp_path / "own"))["recipe"].tolist() == ["own/mine"]
+    with pytest.raises(RecipeError, match="no recipes for 'bats'; known: fsdd"):
+        table("bats")
 
 
-def keep_random(protocol: str = "random") -> None:
-    """Two seeds that test three recordings each, of which ann0 is missed in both."""
-    keep(protocol, 0, {"ann": [False, True, True]}, fold=protocol)
-    keep(protocol, 1, {"ann": [False], "bob": [False, True]}, fold=protocol)
+# Markdown
 
 
-@pytest.mark.parametrize("protocol", ["random", "origin"])
-def test_the_row_of_a_random_split_by_hand(protocol: str) -> None:
-    keep_random(protocol)
-    (row,) = tables.table("fsdd")
-    assert (row["protocol"], row["seeds"]) == (protocol, [0, 1])
-    assert row["mean"] == pytest.approx(1 / 2) and row["per_seed"] == pytest.approx([2 / 3, 1 / 3])
-    # Five groups: ann0 twice wrong, bob0 once wrong, three tests that were right. Of five draws, `twice` are the
-    # first and `once` the second; the bounds are where the shares of all 5^5 outcomes pass 2.5 and 97.5 %.
-    shares: dict[float, float] = defaultdict(float)
-    for twice in range(6):
-        for once in range(6 - twice):
-            right = 5 - twice - once
-            ways = math.comb(5, twice) * math.comb(5 - twice, once) * 3**right
-            shares[right / (2 * twice + once + right)] += ways / 5**5
-    passed = np.cumsum([shares[mean] for mean in sorted(shares)])
-    assert np.abs(passed - 0.025).min() > 0.008 and np.abs(passed - 0.975).min() > 0.008  # no close call
-    low, high = (sorted(shares)[np.searchsorted(passed, level)] for level in (0.025, 0.975))
-    assert (row["low"], row["high"]) == pytest.approx((low, high))
-
-
-def test_misses_of_one_recording_leave_more_doubt_than_those_of_two() -> None:
-    found = []
-    for missed in (["ann"] * 4, ["ann", "bob", "cleo", "dora"]):
-        for seed, name in enumerate(missed):
-            keep("random", seed, {name: [False] + [True] * 9}, fold="random")
-        found += tables.table("fsdd")
-    together, apart = found
-    assert together["mean"] == apart["mean"] == pytest.approx(0.9)
-    assert together["low"] < apart["low"] - 0.03 and apart["high"] < together["high"] == 1
-
-
-def test_seeds_without_a_miss_leave_no_doubt() -> None:
-    keep("random", 0, {"ann": [True] * 4}, fold="random")
-    (row,) = tables.table("fsdd")
-    assert (row["mean"], row["low"], row["high"]) == (1, 1, 1)
-
-
-def test_markdown_has_a_line_a_recipe_and_a_column_a_protocol() -> None:
-    keep_left_out(0)
-    keep_two_official()
-    keep("random", 0, {"ann": [True] * 4}, fold="random", name="fsdd/small", parameters=7, seconds=3.4)
-    assert tables.markdown(tables.table("fsdd")).splitlines() == [
-        "| model (recipe) | parameters | training | official split | random 90/10 | leave one speaker out | data |",
-        "|---|---|---|---|---|---|---|",
-        "| Toy network (`fsdd/small`) | 7 | 3 s |  | 100.0 % (100.0 % to 100.0 %), 1 seed |  | real |",
-        "| Toy network (`fsdd/toy`) | 84,682 | 12 s | 62.5 % (25.0 % to 100.0 %), 2 seeds |  "
-        "| 80.0 % (50.0 % to 100.0 %), 1 seed; worst ann 50.0 % | real |",
-    ]
-
-
-def test_the_columns_have_an_order_of_their_own_and_origin_is_called_leaky() -> None:
-    for protocol in ("random", "origin"):
-        keep_random(protocol)
-    head = tables.markdown(tables.table("fsdd")).splitlines()[0]
-    assert head == "| model (recipe) | parameters | training | origin's split (leaky) | random 90/10 | data |"
+def test_markdown_has_a_section_for_each_protocol_and_the_best_recipe_first() -> None:
+    put_left_out()
+    put_two_official()
+    put("official", 0, {"ann": [1] * 8}, name="fsdd/small", parameters=7, seconds=3.4)
+    put("original_paper", 0, {"ann": [1] * 8})
+    first, second, third = markdown(table("fsdd")).split("\n\n**")
+    head, leak, lines = first.split("\n\n")
+    assert head == "**Official split**; intervals over the 8 test recordings."
+    assert leak == "Too good for unseen data: the same speakers are on both sides."
+    names, rule, best, worst = lines.splitlines()
+    assert names == (
+        "| model (recipe) | balanced accuracy (95 % interval) | accuracy | seeds | parameters | training | data |"
+    )
+    assert rule.count("---") == 7
+    low, high = (f"{100 * end:.1f}" for end in evaluation.interval_of_cells([1, 1], [4, 4]))
+    assert best == f"| Toy network (`fsdd/small`) | 100.0 % ({low} to {high}) | 100.0 % | 1 | 7 | 3 s | real |"
+    assert "75.0 % (" in worst and "| 2 | 84,682 | 12 s | real |" in worst
+    assert second.startswith("First experiment's split**") and "validation part" in second
+    assert third.startswith("Leave one speaker out**; intervals over 3 speakers.")
+    assert "worst speaker" in third and "ann 50.0 %" in third and "Too good" not in third
 
 
 def test_update_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
-    keep_two_official()
-    file, rows = tmp_path / "README.md", tables.table("fsdd")
+    put_two_official()
+    file, rows = tmp_path / "README.md", table("fsdd")
     file.write_text("Above\n<!-- table fsdd -->\nold\n<!-- end -->\nBelow\n<!-- table other -->\n<!-- end -->\n")
-    tables.update(file, "fsdd", rows)
-    expected = f"Above\n<!-- table fsdd -->\n{tables.markdown(rows)}\n<!-- end -->\nBelow\n"
+    expected = f"Above\n<!-- table fsdd -->\n{markdown(rows)}\n<!-- end -->\nBelow\n"
     expected += "<!-- table other -->\n<!-- end -->\n"
-    assert file.read_text() == expected
-    tables.update(file, "fsdd", rows)
-    assert file.read_text() == expected
+    for _ in range(2):
+        update(file, "fsdd", rows)
+        assert file.read_text() == expected
 
 
 @pytest.mark.parametrize(
@@ -264,78 +214,46 @@ def test_a_file_without_markers_is_refused_and_left_alone(text: str, tmp_path: P
     file = tmp_path / "README.md"
     file.write_text(text)
     with pytest.raises(ResultError, match=r"README\.md has no '<!-- table fsdd -->'"):
-        tables.update(file, "fsdd", [])
+        update(file, "fsdd", table("fsdd"))
     assert file.read_text() == text
+    with pytest.raises(ResultError, match=r"nowhere\.md"):
+        update(tmp_path / "nowhere.md", "fsdd", table("fsdd"))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match=r"README\.md"):
-        tables.update(tmp_path / "README.md", "fsdd", [])
+# The command line
 
 
-def test_a_data_set_without_recipes_is_answered_with_the_others() -> None:
-    with pytest.raises(RecipeError, match="no recipes for 'bats'; known: fsdd"):
-        tables.table("bats")
+def test_the_command_line_writes_json_and_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "fsdd", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    put_two_official()
+    assert main(["table", "fsdd", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert list(row) == list(COLUMNS) and row["seeds"] == [0, 1] and row["mean"] == 0.75
+    assert main(["table", "fsdd"]) == 0
+    assert capsys.readouterr().out == markdown(table("fsdd")) + "\n"
+    put("random", 0, {"ann": [1, 1]}, source="stand-in")
+    assert main(["table", "fsdd", "--stand-in"]) == 0
+    assert "| stand-in |" in capsys.readouterr().out
 
 
-def test_a_damaged_result_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    keep_two_official()
-    keep("official", 1, {"ann": [True]}).path.write_text("{")
-    (row,) = tables.table("fsdd")
-    assert row["seeds"] == [0]
-    (warning,) = caplog.records
-    assert "official-seed1.json is damaged" in warning.getMessage()
-
-
-@pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_damaged_result_makes_the_command_line_fail_behind_the_rest_of_the_table(
-    form: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep_two_official()
-    keep_random()
-    broken = keep("random", 1, {"ann": [True]}, fold="random").path
+    put_two_official()
+    broken = put("random", 1, {"ann": [1, 1]}).path
     broken.write_text("{")
-    assert main(["table", "fsdd", *form]) == 1
-    printed = capsys.readouterr().out
-    assert "official" in printed and "random" in printed and "Toy network" in printed
-    if form:
-        assert [row["seeds"] for row in json.loads(printed)] == [[0, 1], [0]]
+    for form in ([], ["--json"]):
+        assert main(["table", "fsdd", *form]) == 1
+        assert "Toy network" in capsys.readouterr().out
     file = tmp_path / "README.md"
     file.write_text("<!-- table fsdd -->\nold\n<!-- end -->\n")
     assert main(["table", "fsdd", "--update", str(file)]) == 1
     assert file.read_text() == "<!-- table fsdd -->\nold\n<!-- end -->\n"
     broken.unlink()
     assert main(["table", "fsdd", "--update", str(file)]) == 0
-    assert "62.5 %" in file.read_text()
-
-
-def test_the_command_line_writes_json(capsys: pytest.CaptureFixture[str]) -> None:
-    keep_two_official()
-    assert main(["table", "fsdd", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row.keys() >= {"recipe", "protocol", "seeds", "mean", "low", "high", "per_group", "source"}
-    assert row == tables.table("fsdd")[0]
-
-
-def test_the_command_line_writes_an_empty_list_without_results(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["table", "fsdd", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-def test_the_command_line_writes_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    keep("official", 0, {"ann": [True]}, source="stand-in")
-    assert main(["table", "fsdd"]) == 0
-    assert "fsdd/toy" not in capsys.readouterr().out
-    assert main(["table", "fsdd", "--stand-in"]) == 0
-    assert "| stand-in |" in capsys.readouterr().out
-
-
-def test_the_command_line_updates_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep_two_official()
-    file = tmp_path / "README.md"
-    file.write_text("<!-- table fsdd -->\n<!-- end -->\n")
-    assert main(["table", "fsdd", "--update", str(file)]) == 0
-    assert "62.5 %" in file.read_text()
+    assert "75.0 %" in file.read_text()
     file.write_text("no markers")
+    capsys.readouterr()
     assert main(["table", "fsdd", "--update", str(file)]) == 1
     assert capsys.readouterr().err.startswith("ResultError: ")

@@ -100,7 +100,12 @@ def _scores(folds: list[Result], by_group: bool) -> dict[str, float]:
 def _interval(
     counts: pd.DataFrame, per_group: pd.Series, per_seed: pd.Series, over_groups: bool
 ) -> tuple[float, float]:
-    """Over groups that are new to the model; else over the recordings, or over the seeds if that is wider."""
+    """Over groups that are new to the model; else over the recordings, or over the seeds if that is wider.
+
+    NaN where there is one group: nothing tells how much groups differ.
+    """
+    if over_groups and len(per_group) < 2:
+        return np.nan, np.nan
     if over_groups and len(per_group) < evaluation.intervals.FEW_GROUPS:
         low, high = evaluation.t_interval(per_group)
         return max(low, 0.0), min(high, 1.0)
@@ -190,6 +195,8 @@ def update(file: Path, folder: str, rows: pd.DataFrame) -> None:
 
 
 def _with_interval(row: dict[str, Any]) -> str:
+    if np.isnan(row["low"]):
+        return _percent(row["mean"])
     return f"{_percent(row['mean'])} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
 
 
