@@ -1,7 +1,5 @@
 """Every plot of the course; a figure made from stand-in data says so in its title."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence

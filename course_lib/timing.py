@@ -1,7 +1,5 @@
 """Fair timing on a computer that is never idle: candidates take turns, and are compared round by round."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From the clips of a recording to one decision about it, and how confident that is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 

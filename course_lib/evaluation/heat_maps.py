@@ -1,7 +1,5 @@
 """Where in its input image a network finds the evidence for a class."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """How far a score can be trusted: 95 % intervals of means, and of differences between two systems."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of predicted against true classes."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import metrics

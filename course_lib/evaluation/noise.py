@@ -1,7 +1,5 @@
 """How accurate a model is in noise."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

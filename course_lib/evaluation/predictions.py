@@ -1,7 +1,5 @@
 """Class probabilities and embeddings of clips."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How well groups, such as recording devices, can be read from the features of a network."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

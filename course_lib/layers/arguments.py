@@ -1,7 +1,5 @@
 """Checks of the numbers that layers are built with: each returns its number, or raises ValueError in one sentence."""
 
-from __future__ import annotations
-
 import math
 import operator
 from numbers import Integral, Real

@@ -1,7 +1,5 @@
 """A layer that reverses gradients."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

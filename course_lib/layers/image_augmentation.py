@@ -1,7 +1,5 @@
 """Augmentation of time-frequency images (batch, bands, frames)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The level of waveforms: how loud a recording came out says nothing of what was recorded."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from course_lib.layers.arguments import number

@@ -1,7 +1,5 @@
 """Fixed front ends: waveforms in, time-frequency images out."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import warnings

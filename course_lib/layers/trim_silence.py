@@ -1,7 +1,5 @@
 """The silence around a word, cut off."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -3,8 +3,6 @@
 They are layers that act in training mode only, on whole batches, on any device; each clip gets its own draw.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

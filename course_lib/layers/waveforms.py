@@ -1,7 +1,5 @@
 """What all layers on waveforms (batch, samples) share: checks, precision, and where the padding zeros begin."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A convolutional recurrent network: a convolution for every sound, a recurrent layer for their order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

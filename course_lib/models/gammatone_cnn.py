@@ -4,8 +4,6 @@ That comparison names them and gives their scores, but neither their layers nor 
 two entries of the PhysioNet/CinC Challenge 2016 that such networks go back to, in sizes of our own.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from course_lib.layers import GammatoneFilterbank

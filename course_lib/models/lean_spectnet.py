@@ -1,7 +1,5 @@
 """A lean residual network on the image of a gammatone filterbank."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """A small CNN on log-mel energies, for speakers that are not in its training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

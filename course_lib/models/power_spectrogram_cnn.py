@@ -1,7 +1,5 @@
 """The spectrogram CNN of the raw-waveform experiment: its rival, two convolutions and two dense layers."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from course_lib.layers import PowerSpectrogram

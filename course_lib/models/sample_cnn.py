@@ -1,7 +1,5 @@
 """Networks on the samples themselves: sample by sample, and in strides of 256 as in the first experiment."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from course_lib.layers.waveforms import require_clips

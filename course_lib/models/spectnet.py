@@ -1,7 +1,5 @@
 """The residual network of SpectNet on the image of a gammatone filterbank."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

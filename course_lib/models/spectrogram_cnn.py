@@ -1,7 +1,5 @@
 """The spectrogram CNN of the first FSDD experiment."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from course_lib.layers import LogSpectrogram

@@ -1,7 +1,5 @@
 """The training loop: explicit, on one CPU or GPU or several, and resumable to the last bit."""
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """What a training reports, epoch by epoch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, field
 

@@ -1,7 +1,5 @@
 """Checkpoints as safetensors files: no code in them, a digest over their content, never half a file."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """One training in progress: an epoch at a time, to a checkpoint and back."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict

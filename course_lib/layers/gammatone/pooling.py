@@ -1,7 +1,5 @@
 """Which samples make a frame."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

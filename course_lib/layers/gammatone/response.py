@@ -9,8 +9,6 @@ and `level` makes the gain 1 at the centre frequency, whatever the bandwidth. It
 kind: d g / d p^k needs k^n p^k only, the filter of the next order.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

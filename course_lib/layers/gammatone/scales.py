@@ -1,7 +1,5 @@
 """Frequency scales of hearing, and centre frequencies spaced evenly on them."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Convolution through the FFT in plain torch, with the derivatives computed in the forward pass."""
 
-from __future__ import annotations
-
 import math
 
 import torch

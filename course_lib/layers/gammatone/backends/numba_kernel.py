@@ -8,8 +8,6 @@ with the `pole_fractions` c of k^n: v_0 is the filter k^n p^k, which the derivat
 parts of v_1 .. v_n is the filter k^(n-1) p^k, the output. This takes about 31 vector operations a sample.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

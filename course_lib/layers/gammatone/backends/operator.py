@@ -5,8 +5,6 @@ way forward, so that backward is two sums over maps of the size of the output. I
 no second derivative: for those there is `reference`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the compiled kernels share: how a signal is cut up, and the numbers that make the chain of filters."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

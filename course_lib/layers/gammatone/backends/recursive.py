@@ -1,7 +1,5 @@
 """The recursive filters on the CPU: shares the work among threads and calls the numba kernel."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The plain way: convolve, square, average. Slow, but any device, any precision and any derivative."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -3,8 +3,6 @@
 Tuples are put together with + since Triton knows no unpacking.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl
