@@ -10,28 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from toys import FORM, write_recipe
 
-from course_lib import environment, experiments, parallel, recipes
+from course_lib import environment, experiments
 from course_lib.__main__ import main
-
-FORM = {
-    "title": "Toy",
-    "dataset": "fsdd",
-    "protocols": {"official": 1, "leave_one_speaker_out": 1},
-    "clip": {"seconds": 0.1},
-    "model": {"name": "SpectrogramCNN"},
-    "training": {"epochs": 1, "batch_size": 64},
-}
+from course_lib.experiments import recipes, workers
 
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """A recipe of one's own."""
-    path = tmp_path / "mine" / "toy.yaml"
-    path.parent.mkdir()
-    path.write_text(yaml.safe_dump(FORM, sort_keys=False))
-    return path
+    return Path(write_recipe(tmp_path / "mine" / "toy.yaml"))
 
 
 def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -51,8 +40,6 @@ COMMANDS = [
     ["data", "check"],
     ["run"],
     ["table"],
-    ["benchmark"],
-    ["notebooks"],
 ]
 
 
@@ -150,8 +137,8 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(capsys: pytest.Captur
     ("change", "expected"),
     [
         ({"colour": "red"}, "RecipeError: toy.yaml: colour: unknown key"),
-        ({"dataset": "nonesuch"}, "DatasetError: there is no data set 'nonesuch'"),
-        ({"clip": {"seconds": 0.02}}, "RecipeError: mine/toy: SpectrogramCNN cannot take clips of 0.02 s"),
+        ({"dataset": "nonesuch"}, "RecipeError: toy.yaml: there is no data set or folder 'nonesuch'"),
+        ({"clip": {"seconds": 0.02}}, "RecipeError: mine/toy: StridedSampleCNN cannot take clips of 0.02 s"),
         (
             {"model": {"name": "SpectrogramCNN", "settings": {"dropout": 7}}},
             "RecipeError: mine/toy: the model Spectrogram",
@@ -161,7 +148,7 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(capsys: pytest.Captur
 def test_a_recipe_that_cannot_be_run(
     change: dict[str, Any], expected: str, toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    toy.write_text(yaml.safe_dump(FORM | change, sort_keys=False))
+    write_recipe(toy, FORM, **change)
     assert complaint(["run", str(toy)], capsys).startswith(expected)
 
 
@@ -178,7 +165,11 @@ def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: 
     places = ["official official", *(f"leave_one_speaker_out {speaker}" for speaker in ("ann", "bob", "cleo"))]
     assert len(lines) == 4
     for line, place in zip(lines, places, strict=True):
-        assert line.startswith(f"mine/toy {place} seed 3: accuracy ") and line.endswith(" (real data)")
+        assert (
+            line.startswith(f"mine/toy {place} seed 3: balanced accuracy ")
+            and line.endswith(" (real data)")
+            and " of " in line
+        )
     kept = environment.results_folder() / "mine/toy/official/official-seed3.json"
     assert json.loads(kept.read_text())["seed"] == 3
     assert experiments.load_model(recipes.load(toy), "official", "official", seed=3) is not None
@@ -186,19 +177,19 @@ def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: 
 
 def test_run_runs_one_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(toy), "--protocol", "leave_one_speaker_out", "--fold", "bob"]) == 0
-    assert capsys.readouterr().out.startswith("mine/toy leave_one_speaker_out bob seed 0: accuracy ")
+    assert capsys.readouterr().out.startswith("mine/toy leave_one_speaker_out bob seed 0: balanced accuracy ")
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What each call of `parallel.run_missing` got; it runs nothing and finds nothing wrong."""
+    """What each call of `workers.run_in_processes` got; it runs nothing and finds nothing wrong."""
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(parallel, "run_missing", lambda *given: calls.append(given) or ([], 0))
+    monkeypatch.setattr(workers, "run_in_processes", lambda *given: calls.append(given) or ([], 0))
     return calls
 
 
 @pytest.mark.parametrize(
-    ("options", "gpus", "workers", "only"),
+    ("options", "gpus", "processes", "only"),
     [
         ([], 0, 1, None),
         ([], 3, 3, None),
@@ -209,7 +200,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_run_all_takes_a_worker_a_gpu_or_as_many_as_asked_for(
     options: list[str],
     gpus: int,
-    workers: int,
+    processes: int,
     only: list[str] | None,
     asked: list[tuple[Any, ...]],
     monkeypatch: pytest.MonkeyPatch,
@@ -217,12 +208,12 @@ def test_run_all_takes_a_worker_a_gpu_or_as_many_as_asked_for(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert main(["run", "fsdd", "--all", *options]) == 0
-    assert asked == [("fsdd", workers, only)]
+    assert asked == [("fsdd", processes, only)]
     assert "fsdd: nothing is missing now" in capsys.readouterr().err
 
 
 def test_run_all_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(parallel, "run_missing", lambda *_: (["one went wrong", "so did another"], 0))
+    monkeypatch.setattr(workers, "run_in_processes", lambda *_: (["one went wrong", "so did another"], 0))
     assert main(["run", "fsdd", "--all"]) == 1
     assert capsys.readouterr().err == "one went wrong\nso did another\n"
 
@@ -230,7 +221,7 @@ def test_run_all_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_run_all_says_what_another_process_is_at_work_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(parallel, "run_missing", lambda *_: ([], 3))
+    monkeypatch.setattr(workers, "run_in_processes", lambda *_: ([], 3))
     assert main(["run", "fsdd", "--all"]) == 0
     assert capsys.readouterr().err == "fsdd: nothing is missing now, but for what another process is at work on: 3\n"
 
@@ -239,9 +230,9 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
     assert main(["run", str(toy)]) == 0
     before = {path: path.stat().st_mtime_ns for path in environment.results_folder().rglob("*.json")}
     assert len(before) == 4
-    assert main(["run", "mine", "--all", "--only", str(toy)]) == 0
+    assert main(["run", str(toy.parent), "--all"]) == 0
     assert {path: path.stat().st_mtime_ns for path in environment.results_folder().rglob("*.json")} == before
-    assert "mine: nothing is missing now" in capsys.readouterr().err
+    assert f"{toy.parent}: nothing is missing now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -249,8 +240,8 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
     [
         (["run", "bats", "--all"], "RecipeError: there are no recipes for 'bats'; known: fsdd"),
         (["run", "fsdd", "--all", "--only", "fsdd/nonesuch"], "RecipeError: there is no recipe fsdd/nonesuch; known: "),
-        (["run", "fsdd", "--all", "--workers", "-1"], "CourseError: workers is -1; at least one is needed"),
-        (["run", "fsdd", "--all", "--workers", "0"], "CourseError: workers is 0; at least one is needed"),
+        (["run", "fsdd", "--all", "--workers", "-1"], "CourseError: workers is -1; it is from 1 to 1000"),
+        (["run", "fsdd", "--all", "--workers", "0"], "CourseError: workers is 0; it is from 1 to 1000"),
         (
             ["run", "fsdd", "--all", "--seed", "0", "--fold", "theo", "--keep-model"],
             "CourseError: --all runs whatever is missing; --seed, --fold, --keep-model goes with one recipe",
@@ -274,15 +265,39 @@ def test_the_help_of_run_names_its_options(capsys: pytest.CaptureFixture[str]) -
     said = " ".join(capsys.readouterr().out.split())
     options = ["--all", "--workers N", "--only RECIPE", "--seed", "--protocol", "--fold", "--keep-model"]
     assert all(option in said for option in options)
-    assert "with --all a data set" in said and "default: 1 a GPU" in said
+    assert "with --all a folder of recipes" in said and "default: 1 a GPU" in said
 
 
-def test_a_damaged_result_is_named(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_named_and_made_anew(
+    toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     path = environment.results_folder() / "mine/toy/official/official-seed0.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    said = complaint(["run", str(toy), "--protocol", "official"], capsys)
-    assert said.startswith("ResultError: ") and str(path) in said
+    assert main(["run", str(toy), "--protocol", "official"]) == 0
+    assert f"{path} is damaged" in caplog.text and "it is made anew" in caplog.text
+    assert experiments.read(path).seed == 0
+
+
+@pytest.mark.parametrize("seed", ["-1", "2147483648", "1" * 30])
+def test_a_seed_that_cannot_be_is_refused(
+    seed: str, toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"not {seed}" in complaint(["run", str(toy), f"--seed={seed}"], capsys)
+    assert not list(environment.results_folder().rglob("*.json"))
+
+
+def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m course_lib data list | true; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=environment.CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_ctrl_c_says_that_nothing_is_lost(

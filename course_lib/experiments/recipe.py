@@ -94,6 +94,13 @@ class Experiment(Form):
             raise ValueError(str(error)) from None
         return self
 
+    def require(self, protocol: str, seed: int) -> None:
+        """Raise RecipeError for a protocol that the recipe does not have, and for a seed that cannot be."""
+        if protocol not in self.protocols:  # no table would show the result
+            raise RecipeError(f"{self.name} has no protocol {protocol}; it has {', '.join(self.protocols)}")
+        if not 0 <= seed < 2**31:
+            raise RecipeError(f"a seed is a whole number from 0 to 2147483647, not {seed}")
+
     def fold(self, recordings: Recordings, protocol: str, name: str | None = None, seed: int = 0) -> Fold:
         """One fold of a protocol, by its name (None: the first). Raises RecipeError and DatasetError."""
         folds = self.folds(recordings, protocol, seed)
@@ -104,10 +111,7 @@ class Experiment(Form):
 
     def folds(self, recordings: Recordings, protocol: str, seed: int = 0) -> list[Fold]:
         """Every fold of one seed of a protocol. Raises RecipeError and DatasetError."""
-        if protocol not in self.protocols:  # no table would show the result
-            raise RecipeError(f"{self.name} has no protocol {protocol}; it has {', '.join(self.protocols)}")
-        if not 0 <= seed < 2**31:
-            raise RecipeError(f"a seed is a whole number from 0 to 2147483647, not {seed}")
+        self.require(protocol, seed)
         stated = datasets.get(self.dataset).protocol(protocol)
         made = stated.splits(recordings, seed)
         return [Fold(recordings, stated, split, len(made), seed) for split in made]

@@ -48,8 +48,9 @@ def run(
     """
     if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):  # each would wait for the other's claim
         raise ResultError("a result is made by one process; for a training on several devices call recipe.train")
-    recordings = datasets.load(recipe.dataset, progress=fit_options.get("progress", True))
     protocol = protocol or next(iter(recipe.protocols))
+    recipe.require(protocol, seed)
+    recordings = datasets.load(recipe.dataset, progress=fit_options.get("progress", True))
     folds = recipe.folds(recordings, protocol, seed)
     if fold is not None:
         folds = [recipe.fold(recordings, protocol, fold, seed)]
