@@ -104,6 +104,16 @@ def test_every_fault_is_named_at_once(changed: Path) -> None:
     assert caught.value.sound is not None
 
 
+def test_a_location_of_both_parts_is_named(changed: Path) -> None:
+    audio = changed / "evaluation" / "audio"
+    audio.unlink()
+    audio.mkdir()
+    (audio / "a000_5_6.wav").symlink_to(changed / "development" / "audio" / "a000_0_1.wav")
+    (changed / "evaluation" / "meta.txt").write_text("audio/a000_5_6.wav\tbeach\n")
+    with pytest.raises(LayoutError, match="locations of both parts: a000"):
+        dcase2016.read(changed, "real")
+
+
 def test_the_published_layout_has_two_channels_of_24_bits(tmp_path: Path) -> None:
     scenes.write(tmp_path, locations=1, segments=1, seconds=0.2)
     for sound in (tmp_path / "development" / "audio").iterdir():

@@ -61,10 +61,11 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
                 shutil.rmtree(archives, ignore_errors=True)
                 raise
             shutil.rmtree(archives, ignore_errors=True)
-    except (OSError, DatasetError) as error:
-        if not target.is_dir():  # another process may have finished first
-            if isinstance(error, DatasetError):
-                raise
+    except DatasetError:
+        if not target.is_dir():  # else another process has finished first
+            raise
+    except OSError as error:
+        if not target.is_dir():
             raise DatasetError(
                 f"cannot write {dataset.name} to {target.parent} ({error}); "
                 "free some space there, or set COURSE_DATA to a folder you can write to"
