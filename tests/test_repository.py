@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import re
@@ -15,10 +16,14 @@ import nbformat
 import pytest
 import yaml
 
-from course_lib import environment, layers, models, publish, tables, training
+from course_lib import environment, layers, models, training
+from course_lib.experiments import tables
+from tools import publish
 
 ROOT = environment.CHECKOUT
 LESSONS = publish.lessons()
+RESULTS_PAGE = ROOT / "results" / "README.md"
+TABLES = re.findall(r"^<!-- table (\S+) -->$", RESULTS_PAGE.read_text(), re.MULTILINE)
 PUBLIC = {
     name: value for part in (layers, models, training) for name, value in vars(part).items() if inspect.isclass(value)
 }
@@ -56,22 +61,51 @@ def test_every_package_is_pinned_exactly_and_no_address_is_recorded():
     assert pinned["torch"] == pinned["torchaudio"]
 
 
-@pytest.mark.parametrize("dataset", ["fsdd", "physionet2016"])
-def test_readme_shows_the_table_made_from_the_results(dataset, monkeypatch):
+def test_the_results_page_has_a_table_for_every_folder_of_results():
+    folders = {path.parts[-4] for path in (ROOT / "results").glob("*/*/*/*.json")}
+    assert set(TABLES) == folders
+
+
+@pytest.mark.parametrize("folder", TABLES)
+def test_the_results_page_shows_the_table_made_from_the_results(folder, monkeypatch):
     monkeypatch.setenv("COURSE_RESULTS", str(ROOT / "results"))
-    rows = tables.table(dataset)
-    assert rows, "there are no results"
-    assert all(row["source"] == "real" for row in rows)
-    assert tables.markdown(rows) in (ROOT / "README.md").read_text()
+    rows = tables.table(folder)
+    assert len(rows) and (rows["source"] == "real").all()
+    shown = RESULTS_PAGE.read_text().partition(f"<!-- table {folder} -->\n")[2].partition("<!-- end -->")[0]
+    assert shown == f"{tables.markdown(rows)}\n", "run: make table"
+
+
+def _tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
 
 
 def test_no_recording_and_no_large_file_is_in_git():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    files = [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    files = _tracked()
     assert not [path for path in files if path.suffix.lower() in (".wav", ".flac", ".mp3", ".ogg")]
     assert not [path for path in files if path.stat().st_size > 1_000_000]
+
+
+def test_no_file_names_a_folder_of_somebody_s_machine():
+    text = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg", ".cff", ".json", ""}
+    paths = re.compile(r"(?<![\w.:/])/(?:root|work|Users)/|\.\./" + "shared")
+    files = [path for path in _tracked() if path.suffix in text and path.name != "run" and path != Path(__file__)]
+    assert not [path for path in files if path.stem != "publish" and paths.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("part", ["layers", "models", "training", "evaluation", "datasets", "experiments"])
+def test_what_lessons_use_names_the_lesson(part):
+    public = importlib.import_module(f"course_lib.{part}")
+    books = {path.stem for path in LESSONS}
+    lessons = " ".join(path.read_text() for path in LESSONS)
+    for name, value in vars(public).items():
+        if not getattr(value, "__module__", "").startswith("course_lib") or name.startswith("_"):
+            continue
+        named = re.findall(r"Notebook: (\w+)", value.__doc__ or "")
+        assert value.__doc__ and set(named) <= books, f"{part}.{name}"
+        assert named or not re.search(rf"\b{part}\.{name}\(", lessons), f"{part}.{name} is used in a lesson: name it"
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)

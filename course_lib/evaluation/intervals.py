@@ -44,7 +44,10 @@ def interval(
 
 
 def mean_of_cells(values: ArrayLike, cells: ArrayLike) -> float:
-    """Mean over the cells of the means of their values: balanced accuracy, with the classes as cells."""
+    """Mean over the cells of the means of their values: balanced accuracy, with the classes as cells.
+
+    Notebook: 05_heart_sounds_physionet
+    """
     _, member = np.unique(np.asarray(cells), return_inverse=True)
     return float((np.bincount(member, np.asarray(values, dtype=float)) / np.bincount(member)).mean())
 
