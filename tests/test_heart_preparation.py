@@ -364,5 +364,5 @@ def test_starts_that_do_not_fit(raw: Recordings) -> None:
 def test_a_cache_that_cannot_be_written_is_one_clear_error(raw: Recordings) -> None:
     decode(raw.prepared(HeartPreparation()), progress=False)
     (cache_folder() / "cycles").touch()
-    with pytest.raises(DatasetError, match=r"cannot write to .*cycles .*COURSE_CACHE"):
+    with pytest.raises(DatasetError, match=r"cannot write the cycles .*COURSE_CACHE"):
         cycle_starts(raw.prepared(HeartPreparation()), progress=False)
