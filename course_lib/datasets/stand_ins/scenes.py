@@ -36,13 +36,20 @@ _FOLDS = 4
 
 
 def write(
-    folder: Path, locations: int = 4, segments: int = 4, seconds: float = 2.0, seed: int = 0, progress: bool = False
+    folder: Path,
+    locations: int = 4,
+    segments: int = 4,
+    seconds: float = 2.0,
+    published: int = 0,
+    seed: int = 0,
+    progress: bool = False,
 ) -> None:
     """Write 15 scenes x `locations` x `segments` of `seconds` as `development/audio/{location}_{start}_{end}.wav`.
 
-    44.1 kHz mono PCM-16; and `meta.txt`, `evaluation_setup/` with four folds by location, and a small `evaluation/`
-    part at other locations. Locations of a scene differ in level, colour and in how much of each sound there is; the
-    segments of a location are parts of one recording. The same arguments give the same samples.
+    44.1 kHz mono PCM-16, or with `published` two channels of 24 bits, as in the published set; and `meta.txt`,
+    `evaluation_setup/` with four folds by location, and a small `evaluation/` part at other locations. Locations of a
+    scene differ in level, colour and in how much of each sound there is; the segments of a location are parts of one
+    recording. The same arguments give the same samples.
 
     Notebook: 07_acoustic_scenes
     """
@@ -54,14 +61,14 @@ def write(
     for index, (scene, number) in enumerate(tqdm(scenes, desc="making scenes", unit="location", disable=not progress)):
         random = np.random.default_rng((seed, index))
         part = "development" if number < locations else "evaluation"
-        recording = _recording(scene, segments * seconds, random, voices)
+        recording = _recording(scene, segments * seconds, 1 + bool(published), random, voices)
         (folder / part / "audio").mkdir(parents=True, exist_ok=True)
         length = round(seconds * SAMPLE_RATE)
         for segment in range(segments):
             begin, end = round(segment * seconds), round((segment + 1) * seconds)
             name = f"audio/a{index:03d}_{begin}_{end}.wav"
             samples = recording[segment * length : (segment + 1) * length]
-            sf.write(folder / part / name, samples, SAMPLE_RATE, "PCM_16")
+            sf.write(folder / part / name, samples, SAMPLE_RATE, "PCM_24" if published else "PCM_16")
             lines[part].append((name, scene, number % _FOLDS))
     for part, listed in lines.items():
         setup = folder / part / "evaluation_setup"
@@ -77,20 +84,24 @@ def _write_list(path: Path, lines: list[tuple[str, str, int]]) -> None:
     path.write_text("".join(f"{name}\t{scene}\n" for name, scene, _ in lines), encoding="utf-8", newline="\n")
 
 
-def _recording(scene: str, seconds: float, random: np.random.Generator, voices: np.ndarray) -> np.ndarray:
-    """One location, shape (samples,)."""
+def _recording(
+    scene: str, seconds: float, channels: int, random: np.random.Generator, voices: np.ndarray
+) -> np.ndarray:
+    """One location: shape (samples,) or (samples, 2)."""
     samples = round(seconds * SAMPLE_RATE)
-    total = np.zeros(samples)
+    total = np.zeros((channels, samples))
     for name, level in SCENES[scene].items():
         # In one place of a kind much is as in the others, and much is not.
         amount = level + random.normal(0, 5)
         sound = _SOUNDS[name](samples, random, voices)
         rms = np.sqrt((sound**2).mean()) + 1e-9
-        total += random.uniform(0.7, 1.3) * 10 ** (amount / 20) * sound / rms
-    total += 10 ** (-45 / 20) * random.standard_normal(samples)
-    coloured = scipy.fft.irfft(scipy.fft.rfft(total) * _colour(samples, random), samples)
+        balance = random.uniform(0.7, 1.3, size=channels)
+        total += balance[:, None] * 10 ** (amount / 20) * sound / rms
+    total += 10 ** (-45 / 20) * random.standard_normal(total.shape)
+    spectrum = scipy.fft.rfft(total, axis=1) * _colour(samples, random)
+    coloured = scipy.fft.irfft(spectrum, samples, axis=1)
     coloured *= 10 ** (random.uniform(-50, -22) / 20) / np.sqrt((coloured**2).mean())
-    return np.clip(coloured, -1, 1)
+    return np.clip(coloured, -1, 1).T.squeeze()
 
 
 def _colour(samples: int, random: np.random.Generator) -> np.ndarray:
