@@ -3,8 +3,6 @@
 What a lesson needs most is here: `from course_lib import Clips, datasets, fit, predict, scores`.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

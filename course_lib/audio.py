@@ -1,7 +1,5 @@
 """Sound files in, waveforms out: the only place of the course that opens a sound file."""
 
-from __future__ import annotations
-
 import math
 import os
 import stat

@@ -1,7 +1,5 @@
 """Whether a WAV or OGG file is whole: what its container says, and libsndfile does not check or does not know."""
 
-from __future__ import annotations
-
 import os
 import re
 import struct

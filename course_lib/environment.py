@@ -1,7 +1,5 @@
 """The environment variables that the course reads, each checked; a value that is empty counts as not set."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files and folders that appear whole, flushed to the disk, or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """What every notebook needs at its start and end."""
 
-from __future__ import annotations
-
 from IPython.display import Audio, display
 from torch import Tensor
 

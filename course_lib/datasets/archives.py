@@ -1,7 +1,5 @@
 """Unpacking archives that come from outside: nothing lands outside the folder, and no more than is expected."""
 
-from __future__ import annotations
-
 import errno
 import stat
 import tarfile

@@ -3,8 +3,6 @@
 A manifest is a text file with a line `HASH  LABEL  RECORDING` for every recording, sorted by recording.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter

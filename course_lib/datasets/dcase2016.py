@@ -1,7 +1,5 @@
 """TUT Acoustic Scenes 2016 (task 1 of DCASE 2016): in which of fifteen places was this recorded?"""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Every recording of a data set decoded once, into one memory-mapped array of samples."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

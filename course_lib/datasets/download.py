@@ -1,7 +1,5 @@
 """Fetching a data set: download, unpack, check, and only then move it into place."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

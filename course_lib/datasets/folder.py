@@ -1,7 +1,5 @@
 """Your own sounds: a folder with one folder of recordings for each class."""
 
-from __future__ import annotations
-
 import logging
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """The Free Spoken Digit Dataset: six speakers say each digit fifty times."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

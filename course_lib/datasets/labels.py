@@ -1,7 +1,5 @@
 """Text files that say something of each recording, as data sets carry them: labels, qualities, the sides of a split."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which sound files are in a folder; nothing that could be a recording is passed over in silence."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """PhysioNet/CinC Challenge 2016: heart sounds, normal or abnormal, from six places with a stethoscope each."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Set

@@ -3,8 +3,6 @@
 Notebook: 02_spoken_digits_cnn
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

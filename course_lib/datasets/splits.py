@@ -6,8 +6,6 @@ marks as `flagged` are on neither side.
 Notebook: 02_spoken_digits_cnn
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections import Counter

@@ -1,7 +1,5 @@
 """One download: tried again where that may help, and bounded in bytes and in time."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -17,6 +17,7 @@ from course_lib.evaluation.heat_maps import grad_cam
 from course_lib.evaluation.intervals import (
     Interval,
     bootstrap,
+    clopper_pearson,
     interval,
     interval_of_cells,
     mean_of_cells,

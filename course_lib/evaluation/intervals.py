@@ -64,6 +64,17 @@ def wilson(mean: float, n: float, level: float = 0.95) -> Interval:
     return Interval(min(mean, max(0.0, float(centre - reach))), max(mean, min(1.0, float(centre + reach))))
 
 
+def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
+    """The exact interval of a proportion: `right` of `n` independent trials. Source: Clopper and Pearson 1934.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    if not 0 <= right <= n or n < 1:
+        raise ValueError(f"{right} of {n} is not a proportion")
+    exact = stats.binomtest(right, n).proportion_ci(level, method="exact")
+    return Interval(float(exact.low), float(exact.high))
+
+
 def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's interval of the mean of a few values, such as the scores of six speakers. Source: Student 1908.
 

@@ -3,8 +3,6 @@
 Notebook: 02_spoken_digits_cnn
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path

@@ -6,8 +6,6 @@ one shared folder, on one machine or on several, work together without knowing o
 Notebook: 03_raw_waveforms_sample_cnn
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

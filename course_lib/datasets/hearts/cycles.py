@@ -1,7 +1,5 @@
 """Where the cycles of a heart begin: an estimate from the rhythm of the loudness, without an ECG."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Synthetic heart sounds, in the file layout of the PhysioNet/CinC Challenge 2016."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

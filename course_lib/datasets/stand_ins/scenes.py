@@ -1,7 +1,5 @@
 """Synthetic acoustic scenes, in the file layout of TUT Acoustic Scenes 2016."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
