@@ -1,5 +1,7 @@
 """The training loop: explicit, on one CPU or GPU or several, and resumable to the last bit."""
 
+from __future__ import annotations
+
 import atexit
 import hashlib
 import logging
@@ -8,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -21,6 +23,9 @@ from course_lib.training.history import History
 from course_lib.training.settings import Settings
 from course_lib.training.state import digest_of_model
 from course_lib.training.trainer import Trainer, TrainingError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fit(
@@ -124,6 +129,8 @@ def _require_possible(
 
 
 def _fabric(settings: Settings, accelerator: str) -> Fabric:
+    from lightning_fabric import Fabric  # a second to import, which those who only read results are spared
+
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator == "auto":
         accelerator = next(name for name, usable in available.items() if usable)

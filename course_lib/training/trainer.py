@@ -1,14 +1,15 @@
 """One training in progress: an epoch at a time, to a checkpoint and back."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,9 @@ from course_lib.training import state
 from course_lib.training.history import Epoch, History
 from course_lib.training.settings import Settings
 from course_lib.training.state import CheckpointError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class TrainingError(CourseError):
