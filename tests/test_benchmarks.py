@@ -42,9 +42,10 @@ def test_memory() -> None:
     assert saved_bytes(lambda: values + 1) == 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of the resident memory")
 _PEAKS = """
 import torch
+
+from tools.benchmarks.machine import peak_bytes
 
 big = torch.zeros(5_000_000)
 for _ in range(2):  # the second time finds no freed memory to use unseen
@@ -53,6 +54,7 @@ assert peak_bytes(lambda: torch.empty(2_500_000_000)) < 10e6  # reserved, never 
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of the resident memory")
 def test_peak_memory_is_what_was_really_used() -> None:
     # A process of its own: what other tests have freed would be used again, unseen.
     subprocess.run([sys.executable, "-c", _PEAKS], check=True, cwd=environment.CHECKOUT)
