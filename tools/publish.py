@@ -60,7 +60,7 @@ def execute(path: Path, publishing: bool = False) -> nbformat.NotebookNode:
     if publishing:
         os.environ["COURSE_PROFILE"] = "laptop"
     client = NotebookClient(
-        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     )
     try:
         client.execute()
