@@ -652,6 +652,14 @@ def test_bf16_training_keeps_float32_weights() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_a_training_computes_in_the_precision_that_it_names(precision: str, dtype: torch.dtype) -> None:
+    types, model = set(), fresh()
+    model.layers.register_forward_hook(lambda _module, _inputs, output: types.add(output.dtype))
+    train(model, settings(epochs=1, precision=precision))
+    assert types == {dtype}
+
+
 def test_a_precision_that_is_given_is_taken() -> None:
     assert Settings(precision="16-mixed").precision_on(torch.device("cuda")) == "16-mixed"
     assert Settings(precision="16-mixed").precision_on(CPU) == "bf16-mixed"

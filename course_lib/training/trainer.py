@@ -56,7 +56,7 @@ class Trainer:
         self.identity = identity | {"device": device, "precision": precision, "processes": fabric.world_size}
         learner.to(fabric.device, memory_format=torch.channels_last)  # convolutions on the CPU are twice as fast so
         self.wrapped, self.optimizer = fabric.setup(learner, settings.optimizer_for(model))
-        self.wrapped.mark_forward_method("loss")  # so that it runs in the precision, and on the devices, of `forward`
+        self.wrapped.mark_forward_method("loss")  # so that it runs on several devices as `forward` does
         # Layers may learn faster or slower than the rest; the schedule goes for all of them.
         self.rates = [group["lr"] / settings.learning_rate for group in self.optimizer.param_groups]
         self.averaged = None
@@ -88,7 +88,8 @@ class Trainer:
             targets = [labels, train.groups[index]]
             if settings.mixup:
                 waveforms, targets = mixed_up(waveforms, targets, sizes, settings.mixup)
-            losses: Losses = self.wrapped.loss(waveforms, *targets, settings.label_smoothing)
+            with self.fabric.autocast():  # on one device Fabric calls a method other than forward without it
+                losses: Losses = self.wrapped.loss(waveforms, *targets, settings.label_smoothing)
             self.optimizer.zero_grad()
             self.fabric.backward(losses.total + self._penalty() if settings.l1_penalty else losses.total)
             self.optimizer.step()
