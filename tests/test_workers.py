@@ -206,6 +206,14 @@ def test_worker_processes_report_and_end(shelf: Shelf) -> None:
 
 
 @pytest.mark.usefixtures("forked")
+def test_a_report_longer_than_a_pipe_holds_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [f"{number}: {'x' * 200}" for number in range(5000)]
+    monkeypatch.setattr(workers, "missing", lambda *_: [])
+    monkeypatch.setattr(workers, "run_missing", lambda *_, **__: (problems, 0))
+    assert run_in_processes("any", 2, progress=False) == (problems, 0)
+
+
+@pytest.mark.usefixtures("forked")
 def test_workers_end_with_a_killed_parent_and_the_next_ones_go_on(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

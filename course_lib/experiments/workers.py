@@ -139,7 +139,7 @@ def run_in_processes(
     spawn = multiprocessing.get_context("spawn")
     lines, ends = spawn.SimpleQueue(), [spawn.SimpleQueue() for _ in range(workers)]
     devices, before = _devices(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    processes = []
+    processes, reports = [], []
     try:
         for number, end in enumerate(ends):
             if devices:  # before CUDA starts in that process
@@ -157,6 +157,7 @@ def run_in_processes(
                 while not lines.empty():
                     bar.set_postfix_str(lines.get())
                     bar.update()
+                reports += [end.get() for end in ends if not end.empty()]  # a long one would wait for its reader
                 processes[0].join(0.2)
                 time.sleep(0.05)
     finally:
@@ -164,11 +165,11 @@ def run_in_processes(
             if process.is_alive():  # stopped from outside
                 process.terminate()
             process.join()
-    reports = [end.get() for end in ends if not end.empty()]
+    reports += [end.get() for end in ends if not end.empty()]
     if len(reports) < workers:
         raise CourseError("a training process was killed, perhaps for want of memory; use fewer workers")
     problems = [problem for each, _ in reports for problem in each]
-    return list(dict.fromkeys(problems)), len(missing(folder, only)) - len(set(problems))
+    return list(dict.fromkeys(problems)), max(0, len(missing(folder, only)) - len(set(problems)))
 
 
 _BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}{postfix}"
