@@ -52,6 +52,14 @@ def publishing() -> bool:
     return _switch("COURSE_PUBLISH")
 
 
+def exercises_solved() -> bool:
+    """Whether `COURSE_EXERCISES` is `solved`: the solution takes the place of every stub, and a wrong answer raises."""
+    value = _value("COURSE_EXERCISES").lower()
+    if value not in ("", "open", "solved"):
+        raise EnvironmentVariableError(f"COURSE_EXERCISES is {value!r}; it must be open or solved")
+    return value == "solved"
+
+
 def threads() -> int:
     """Processor threads that a training uses, because their number changes its last digits: `COURSE_THREADS`, or 2."""
     text = _value("COURSE_THREADS") or "2"
