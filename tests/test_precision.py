@@ -30,6 +30,7 @@ ON_WAVEFORMS: dict[str, Callable[[], nn.Module]] = {
     "RandomGain": layers.RandomGain,
     "RandomShift": layers.RandomShift,
     "RandomSpeed": layers.RandomSpeed,
+    "RandomStart": layers.RandomStart,
     "RandomTrim": layers.RandomTrim,
     "AddNoise": layers.AddNoise,
     "MixBackground": layers.MixBackground,

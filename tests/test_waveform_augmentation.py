@@ -20,6 +20,7 @@ from course_lib.layers import (
     RandomRoom,
     RandomShift,
     RandomSpeed,
+    RandomStart,
     RandomTrim,
     TimeMask,
 )
@@ -32,6 +33,7 @@ LAYERS: dict[str, Callable[[], Augmentation]] = {
     "RandomGain": RandomGain,
     "RandomShift": RandomShift,
     "RandomSpeed": RandomSpeed,
+    "RandomStart": lambda: RandomStart(share=1.0),
     "RandomTrim": lambda: RandomTrim(share=1.0),
     "AddNoise": AddNoise,
     "MixBackground": lambda: MixBackground(share=1.0),
@@ -135,6 +137,9 @@ def test_what_is_no_batch_of_waveforms_is_refused(name: str, waveforms: Tensor) 
         (lambda: RandomShift(-0.1), r"most is -0\.1"),
         (lambda: RandomSpeed(1.2, 1.1), r"slowest 1\.2 is above fastest 1\.1"),
         (lambda: RandomSpeed(0.0, 1.1), r"slowest is 0\.0; it must be a number above 0"),
+        (lambda: RandomStart(latest=1.1), r"latest is 1\.1"),
+        (lambda: RandomStart(lowest_snr=20, highest_snr=10), "lowest_snr 20 is above highest_snr 10"),
+        (lambda: RandomStart(share=2), "share is 2"),
         (lambda: RandomTrim(cut=0.5), r"cut is 0\.5"),
         (lambda: RandomTrim(cut=-0.1), r"cut is -0\.1"),
         (lambda: AddNoise(10, 5), "lowest_snr 10 is above highest_snr 5"),
@@ -233,6 +238,37 @@ def test_speeds_are_log_uniform_between_slowest_and_fastest() -> None:
     speed = training(RandomSpeed(0.5, 2.0))(ramp)[:, 20] / 20
     assert 0.5 <= speed.min() < 0.53 and 1.9 < speed.max() <= 2.0
     assert speed.median() == pytest.approx(1, rel=0.1)
+
+
+def test_a_word_starts_anywhere_up_to_the_latest_and_stays_whole() -> None:
+    words = noises(1, 8000).repeat(300, 1)
+    words[:, 5000:] = 0
+    moved = training(RandomStart(latest=0.25, lowest_snr=80, highest_snr=80, share=1.0))(words)
+    first = (moved.abs() > 1e-2).int().argmax(dim=1) - (words[0].abs() > 1e-2).int().argmax()
+    assert first.min() >= 0 and first.max() <= 2000
+    assert first.float().mean() == pytest.approx(1000, abs=150)
+    for start, clip in zip(first.tolist(), moved, strict=True):
+        assert torch.allclose(clip[start : start + 5000], words[0, :5000], atol=1e-3)
+
+
+def test_a_word_that_fills_its_clip_starts_where_it_did() -> None:
+    words = noises(4, 8000)
+    moved = training(RandomStart(lowest_snr=90, highest_snr=90, share=1.0))(words)
+    assert torch.allclose(moved, words, atol=1e-4) and not torch.equal(moved, words)
+
+
+@pytest.mark.parametrize("snr", [0.0, 20.0])
+def test_the_noise_around_a_word_fills_the_clip_at_the_promised_level(words: Tensor, snr: float) -> None:
+    noise = training(RandomStart(latest=0, lowest_snr=snr, highest_snr=snr, share=1.0))(words) - words
+    for word, length, added in zip(words, LENGTHS, noise, strict=True):
+        assert ratio_in_db(word[:length], added) == pytest.approx(snr, abs=0.1)
+        assert added[-500:].std() > 0
+
+
+def test_a_share_of_the_words_starts_later() -> None:
+    words = noises(1, 8000).repeat(1000, 1)
+    kept = (training(RandomStart(share=0.3))(words) == words).all(dim=1)
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.05)
 
 
 def test_trim_keeps_a_contiguous_part_of_the_word(words: Tensor) -> None:

@@ -3,9 +3,17 @@
 
 from course_lib.layers.gammatone import GammatoneFilterbank
 from course_lib.layers.gradient_reversal import GradientReversal
-from course_lib.layers.image_augmentation import RandomEqualiser, SpecAugment, TimeFrequencyWarp
+from course_lib.layers.image_augmentation import RandomCrop, RandomEqualiser, SpecAugment, TimeFrequencyWarp
 from course_lib.layers.level import NormaliseLevel
-from course_lib.layers.spectrogram import MFCC, Decibels, LogMel, LogSpectrogram, PowerSpectrogram, Standardise
+from course_lib.layers.spectrogram import (
+    MFCC,
+    Decibels,
+    LogMel,
+    LogSpectrogram,
+    PowerSpectrogram,
+    Standardise,
+    StandardiseBands,
+)
 from course_lib.layers.trim_silence import TrimSilence
 from course_lib.layers.waveform_augmentation import (
     AddNoise,
@@ -15,6 +23,7 @@ from course_lib.layers.waveform_augmentation import (
     RandomRoom,
     RandomShift,
     RandomSpeed,
+    RandomStart,
     RandomTrim,
     TimeMask,
 )

@@ -88,6 +88,35 @@ class RandomShift(Augmentation):
         return moved(waveforms, first, samples)
 
 
+class RandomStart(Augmentation):
+    """Waveforms that begin up to the fraction `latest` of the clip later, in the noise of a room that fills the clip.
+
+    A recorder that runs for a second hears the room before and after a word. The noise lies `lowest_snr` to
+    `highest_snr` dB below the level of the word. No word is pushed out of its clip. The other clips,
+    all but `share` of them, stay as they are.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(
+        self, latest: float = 0.4, lowest_snr: float = 10.0, highest_snr: float = 60.0, share: float = 0.7
+    ) -> None:
+        super().__init__()
+        self.latest, self.share = number("latest", latest, at_least=0, at_most=1), _share(share)
+        self.lowest_snr, self.highest_snr = ordered("lowest_snr", lowest_snr, "highest_snr", highest_snr)
+
+    def augment(self, waveforms: Tensor) -> Tensor:
+        samples, length = waveforms.shape[1], sounding_length(waveforms)
+        room = (samples - length).clamp(max=self.latest * samples)
+        first = (uniform(waveforms, 0, 1) * room).round().long()
+        noise = coloured_noise(waveforms)
+        word = waveforms.square().sum(dim=1, keepdim=True) / length.clamp(min=1)
+        gain = (word / noise.square().mean(dim=1, keepdim=True).clamp(min=1e-18)).sqrt()
+        noise = noise * gain * 10 ** (-uniform(waveforms, self.lowest_snr, self.highest_snr) / 20)
+        chosen = uniform(waveforms, 0, 1) < self.share
+        return torch.where(chosen, moved(waveforms, -first, samples) + noise, waveforms)
+
+
 class RandomSpeed(Augmentation):
     """Waveforms played `slowest` to `fastest` times as fast (log-uniform), pitch and formants included.
 
@@ -152,11 +181,7 @@ class AddNoise(Augmentation):
         self.lowest_snr, self.highest_snr = ordered("lowest_snr", lowest_snr, "highest_snr", highest_snr)
 
     def augment(self, waveforms: Tensor) -> Tensor:
-        samples = waveforms.shape[1]
-        frequency = torch.arange(samples // 2 + 1, device=waveforms.device).clamp(min=1)
-        spectrum = torch.randn(len(waveforms), len(frequency), dtype=torch.complex64, device=waveforms.device)
-        noise = torch.fft.irfft(spectrum * frequency ** -uniform(waveforms, 0.0, 1.0), n=samples)
-        return mixed(waveforms, noise, uniform(waveforms, self.lowest_snr, self.highest_snr))
+        return mixed(waveforms, coloured_noise(waveforms), uniform(waveforms, self.lowest_snr, self.highest_snr))
 
 
 class MixBackground(Augmentation):
@@ -269,6 +294,14 @@ class TimeMask(Augmentation):
             hidden = (position >= first.ceil().long()) & (position < (first + masked).ceil().long())
             waveforms = torch.where(hidden, 0.0, waveforms)
         return waveforms
+
+
+def coloured_noise(waveforms: Tensor) -> Tensor:
+    """Noise in the shape of waveforms, each clip of its own colour between white and brown; its level is arbitrary."""
+    samples = waveforms.shape[1]
+    frequency = torch.arange(samples // 2 + 1, device=waveforms.device).clamp(min=1)
+    spectrum = torch.randn(len(waveforms), len(frequency), dtype=torch.complex64, device=waveforms.device)
+    return torch.fft.irfft(spectrum * frequency ** -uniform(waveforms, 0.0, 1.0), n=samples)
 
 
 def mixed(waveforms: Tensor, noise: Tensor, snr: Tensor | float) -> Tensor:
