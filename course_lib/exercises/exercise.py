@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -301,16 +302,20 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global_state_kept() -> Iterator[None]:
-    """Leave the random numbers of Python, NumPy and torch as they were, whatever an answer seeds or draws."""
+    """Leave the random numbers of Python, NumPy and torch as they were, whatever an answer seeds; show no warnings."""
     torch = sys.modules.get("torch")
+    gradients = torch.is_grad_enabled() if torch else True
     before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002
     try:
-        yield
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         if torch:
             torch.set_rng_state(before[2])
+            torch.set_grad_enabled(gradients)
 
 
 def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
