@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class FrontEnd(nn.Module):
     """
 
     settings: dict[str, Any]  # whatever JSON can hold
+    unstated: ClassVar[dict[str, Any]] = {}  # settings that old states do not name, and what they were then
     shortest: int = 1
 
     def __init__(self) -> None:
@@ -81,7 +82,7 @@ class FrontEnd(nn.Module):
     def _difference(self, state: Tensor) -> str | None:
         """What is wrong with the settings in a stored state, if anything is."""
         try:
-            stored = dict(json.loads(bytes(state.tolist())))
+            stored = self.unstated | dict(json.loads(bytes(state.tolist())))
         except (ValueError, TypeError):
             return f"the stored settings of this {type(self).__name__} are damaged"
         own = json.loads(json.dumps(self.settings))

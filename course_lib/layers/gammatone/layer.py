@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from course_lib.layers.arguments import band, number, whole
 from course_lib.layers.front_end import FrontEnd
-from course_lib.layers.gammatone import response, scales
+from course_lib.layers.gammatone import parameters, response, scales
 from course_lib.layers.gammatone.backends import operator, reference
 from course_lib.layers.gammatone.pooling import Pooling
 from course_lib.layers.waveforms import require_waveforms
@@ -20,11 +20,6 @@ from course_lib.layers.waveforms import require_waveforms
 LEARNABLE = ("centre_frequency", "bandwidth", "gain")
 COMPRESSIONS = ("log", "log1p", "pcen", None)
 BACKENDS = ("auto", "reference", "fft", "recursive")
-
-_BANDWIDTHS = (math.log(1 / 20), math.log(20))  # of the ear's bandwidth
-_GAINS = (-7.0, 7.0)  # of where they start: 61 dB down or up
-_MARGIN = 1e-5  # of a range, free at both ends
-_LEARNING_RATES = {"centre_frequency": 10.0, "bandwidth": 10.0, "gain": 1.0}
 
 
 class GammatoneFilterbank(FrontEnd):
@@ -50,6 +45,9 @@ class GammatoneFilterbank(FrontEnd):
         reference is convolution; auto is the fastest that fits. Where a gradient to the waveforms is asked for,
         reference steps in, and in float64 fft for recursive; second derivatives need backend="reference".
     eps: the energy that compression takes for silence.
+    even_steps: True, recommended: one unit of a parameter is 1 ERB of centre frequency, or a factor e of bandwidth or
+        gain, wherever a filter stands; at the ends of the ranges parameters are reflected. False: they are squashed
+        into their ranges, as published results were made; steps shrink towards the ends, and far outside they stop.
 
     Raises ValueError for settings that make no filterbank, and for clips shorter than a window.
     Source: Patterson et al. 1987 (the filter), Glasberg and Moore 1990 (bandwidths), Wang et al. 2017 (pcen).
@@ -57,6 +55,7 @@ class GammatoneFilterbank(FrontEnd):
     Notebook: 04_learnable_gammatone
     """
 
+    unstated: ClassVar[dict[str, Any]] = {"even_steps": False}
     raw_centre_frequency: Tensor
     raw_bandwidth: Tensor
     raw_gain: Tensor
@@ -79,6 +78,7 @@ class GammatoneFilterbank(FrontEnd):
         compression: str | None = "log",
         backend: str = "auto",
         eps: float = 1e-10,
+        even_steps: bool = False,
     ) -> None:
         super().__init__()
         self.n_filters, self.order = n_filters, order = whole("n_filters", n_filters), whole("order", order)
@@ -92,15 +92,22 @@ class GammatoneFilterbank(FrontEnd):
             raise ValueError(f"window_s {window_s:g} and hop_s {hop_s:g} must each last a sample at {sample_rate} Hz")
         self.compression, self.backend = compression, backend
         self.pooling = Pooling(0, window, hop)
-        self._mel_range = scales.mel(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
-        self.learnable = _names_of(learnable)
+        self.even_steps = even_steps
+        self._scale = parameters.EVEN if even_steps else parameters.PUBLISHED
+        ends = self._scale.to_scale(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
+        self._ranges = {
+            name: self._scale.kind(*bounds)
+            for name, bounds in zip(LEARNABLE, (ends, parameters.BANDWIDTHS, parameters.GAINS), strict=True)
+        }
+        self.learnable = parameters.names_of(learnable, LEARNABLE, LEARNABLE)
         _require_known("compression", compression, COMPRESSIONS)
         _require_known("backend", backend, BACKENDS)
 
-        centres = _centre_frequencies(centre_frequencies, n_filters, f_min, f_max)
+        centres = parameters.centre_frequencies(centre_frequencies, n_filters, f_min, f_max)
+        ratios = parameters.bandwidth_ratios(bandwidths, centres, order)
         raw = {
-            "centre_frequency": _unsquash(scales.mel(centres), *self._mel_range),
-            "bandwidth": _unsquash(_bandwidth_ratios(bandwidths, centres, order).log(), *_BANDWIDTHS),
+            "centre_frequency": self._ranges["centre_frequency"].raw(self._scale.to_scale(centres)),
+            "bandwidth": self._ranges["bandwidth"].raw(ratios.log()),
             "gain": torch.zeros(n_filters),
         }
         for name, values in raw.items():
@@ -131,13 +138,13 @@ class GammatoneFilterbank(FrontEnd):
     @property
     def settings(self) -> dict[str, Any]:
         """What the parameters are relative to and what the network behind has learned to read."""
-        names = ("n_filters", "sample_rate", "order", "f_min", "f_max", "amplitude", "compression", "eps")
+        names = "n_filters sample_rate order f_min f_max amplitude compression eps even_steps".split()
         return {name: getattr(self, name) for name in names} | self.pooling._asdict()
 
     @property
     def centre_frequencies(self) -> Tensor:
         """Centre frequencies in Hz, shape (n_filters,)."""
-        return scales.from_mel(_squash(self.raw_centre_frequency, *self._mel_range))
+        return self._scale.from_scale(self._value("centre_frequency"))
 
     @property
     def bandwidths(self) -> Tensor:
@@ -182,11 +189,12 @@ class GammatoneFilterbank(FrontEnd):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for an optimiser whose learning rate is `lr`, with rates that let the filters move.
 
-        Centre frequencies and bandwidths get ten times `lr`: their parameters span the whole range in about 10 units,
-        where a network's weights move by hundredths. None gets weight decay, which would pull all to the middle.
+        Centre frequencies and bandwidths get ten times `lr` or more: their parameters span the whole range in 10 to 40
+        units, where a network's weights move by hundredths. With `even_steps` and Adam a centre frequency moves by up
+        to 30 `lr` ERB a step. None gets weight decay, which would pull all filters to one place.
         """
         return [
-            {"params": [getattr(self, f"raw_{name}")], "lr": _LEARNING_RATES[name] * lr, "weight_decay": 0.0}
+            {"params": [getattr(self, f"raw_{name}")], "lr": self._scale.rates[name] * lr, "weight_decay": 0.0}
             for name in LEARNABLE
             if name in self.learnable
         ]
@@ -208,14 +216,18 @@ class GammatoneFilterbank(FrontEnd):
             f"{self.n_filters} filters of order {self.order} at {centres[0]:.4g} .. {centres[-1]:.4g} Hz, "
             f"bandwidths {widths.min():.4g} .. {widths.max():.4g} Hz, sample rate {self.sample_rate} Hz\n"
             f"window {self.pooling.window} and hop {self.pooling.hop} samples, compression {self.compression}\n"
-            f"learns {', '.join(self.learnable) or 'nothing'}, backend {self.backend}"
+            f"learns {', '.join(self.learnable) or 'nothing'}{' in even steps' if self.even_steps else ''}, "
+            f"backend {self.backend}"
         )
 
+    def _value(self, name: str) -> Tensor:
+        return self._ranges[name].value(getattr(self, f"raw_{name}"))
+
     def _bandwidths(self, centres: Tensor) -> Tensor:
-        return scales.erb(centres) * _squash(self.raw_bandwidth, *_BANDWIDTHS).exp()
+        return scales.erb(centres) * self._value("bandwidth").exp()
 
     def _gains(self, decay: Tensor) -> Tensor:
-        gains = _squash(self.raw_gain, *_GAINS).exp()
+        gains = self._value("gain").exp()
         return gains if self.amplitude is None else gains * self.amplitude / response.level(decay, self.order)
 
     def _per_sample(self) -> tuple[Tensor, Tensor]:
@@ -256,60 +268,6 @@ def _running_mean(energies: Tensor, speed: float = 0.025) -> Tensor:
     return mean
 
 
-def _squash(raw: Tensor, low: float, high: float) -> Tensor:
-    """Any number to one strictly between `low` and `high`."""
-    margin = _MARGIN * (high - low)
-    return low + margin + (high - low - 2 * margin) * torch.sigmoid(raw)
-
-
-def _unsquash(values: Tensor, low: float, high: float) -> Tensor:
-    """The inverse of `_squash`; what lies on an edge comes to lie just inside."""
-    share = ((values - low) / (high - low) - _MARGIN) / (1 - 2 * _MARGIN)
-    return torch.logit(share, eps=1e-6)
-
-
-def _names_of(learnable: bool | Collection[str]) -> tuple[str, ...]:
-    if isinstance(learnable, bool):
-        return LEARNABLE if learnable else ()
-    names = {learnable} if isinstance(learnable, str) else learnable
-    if not isinstance(names, Collection) or not set(names) <= set(LEARNABLE):
-        raise ValueError(f"learnable is {learnable!r}; it is True, False or some of {', '.join(LEARNABLE)}")
-    return tuple(name for name in LEARNABLE if name in names)
-
-
 def _require_known(name: str, value: Any, known: Sequence[Any]) -> None:
     if value not in known:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(map(str, known))}")
-
-
-def _in_hertz(values: float | Sequence[float] | Tensor, name: str, n_filters: int) -> Tensor:
-    hertz = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
-    if hertz.shape not in ((), (n_filters,)) or not bool(hertz.isfinite().all()):
-        raise ValueError(f"{name} {tuple(hertz.shape)} must be {n_filters} finite values in Hz")
-    return hertz.expand(n_filters)
-
-
-def _centre_frequencies(
-    centre_frequencies: str | Sequence[float] | Tensor, n_filters: int, f_min: float, f_max: float
-) -> Tensor:
-    if isinstance(centre_frequencies, str):
-        return scales.spaced(centre_frequencies, n_filters, f_min, f_max)
-    centres = _in_hertz(centre_frequencies, "centre_frequencies", n_filters)
-    rising = bool((centres.diff() > 0).all())
-    if not (rising and centres[0] >= f_min and centres[-1] <= f_max):
-        raise ValueError(f"centre_frequencies must rise and lie between f_min {f_min:g} and f_max {f_max:g} Hz")
-    return centres
-
-
-def _bandwidth_ratios(bandwidths: str | float | Sequence[float] | Tensor, centres: Tensor, order: int) -> Tensor:
-    """Bandwidths b as multiples of the ear's equivalent rectangular bandwidths."""
-    if isinstance(bandwidths, str):
-        _require_known("bandwidths", bandwidths, ("erb",))
-        # A gammatone's own equivalent rectangular bandwidth is b times pi (2n-2)! / 4^(n-1) / (n-1)!^2 (order 4: 0.98).
-        own = math.pi * math.factorial(2 * order - 2) / 4 ** (order - 1) / math.factorial(order - 1) ** 2
-        return torch.full_like(centres, 1 / own)
-    ratios = _in_hertz(bandwidths, "bandwidths", len(centres)) / scales.erb(centres)
-    low, high = (math.exp(bound) for bound in _BANDWIDTHS)
-    if not bool(((ratios >= low) & (ratios <= high)).all()):
-        raise ValueError(f"bandwidths must lie between {low:g} and {high:g} times the ear's at their frequencies")
-    return ratios
