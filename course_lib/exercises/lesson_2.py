@@ -430,9 +430,7 @@ def _check_probe(answer: Any) -> None:
             low = "The rows are sorted by speaker: shuffle the folds, or some hold a speaker that was never learned."
             sentence = high if scores[-1][1] > _probed(2) else low
         elif score > right:
-            sentence = (
-                "This is better than five folds give: no test row may be seen while it learns, and all folds count."
-            )
+            sentence = "This is better than five folds give: no test row may be used for learning."
         else:
             sentence = _TOO_LOW
         raise Wrong(f"{name}: {100 * score:.0f} %", f"{100 * right:.0f} %, within 5", sentence)
