@@ -13,6 +13,7 @@ _PUBLIC = {
     "Clips": "course_lib.clips",
     "fit": "course_lib.training",
     "interval": "course_lib.evaluation",
+    "kept": "course_lib.kept_models",
     "load": "course_lib.datasets",
     "predict": "course_lib.evaluation",
     "predict_recordings": "course_lib.evaluation",

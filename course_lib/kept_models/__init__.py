@@ -1,0 +1,95 @@
+"""Trained networks that come with the course, for sounds from anywhere: `kept("digits/cnn").classify(samples, rate)`.
+
+The weights lie beside this module, each with a card that says what it was trained on and what it scored. The recipe of
+the same name says how.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from course_lib import CourseError, audio, datasets, experiments, training
+from course_lib.experiments import Recipe
+from course_lib.kept_models.sounds import find_word, mono
+
+__all__ = ["KeptModel", "KeptModelError", "find_word", "kept", "names"]
+
+FOLDER = Path(__file__).parent
+# Sound that is left around a word, in seconds: the answer is the mean over these, since none is right for every word.
+MARGINS = (0.0, 0.04, 0.1)
+
+
+class KeptModelError(CourseError, ValueError):
+    """There is no kept network of that name; the message lists those there are."""
+
+
+class KeptModel:
+    """A trained network, the names of its classes, the sample rate that it works at (Hz), and its card (Markdown).
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    def __init__(self, recipe: Recipe, network: nn.Module, class_names: tuple[str, ...], card: str = "") -> None:
+        self.name, self.recipe, self.network = recipe.name, recipe, network.eval()
+        self.class_names, self.card = class_names, card
+        prepared, data = recipe.preparation, datasets.get(recipe.dataset)
+        self.sample_rate: int = prepared.sample_rate if prepared else data.sample_rate
+
+    def classify(self, samples: ArrayLike | Tensor, rate: float) -> dict[str, float]:
+        """The probability of each class for a sound, shape (samples,) or (channels, samples), at `rate` Hz.
+
+        Any length, level, rate and type of numbers, with silence before and after: what the network was trained on
+        decides whether the loudest word is looked for or the whole recording counts. The clips' answers are pooled by
+        the geometric mean. Raises ValueError for no samples, NaN, no sound, and rates outside 100 Hz .. 768 kHz.
+
+        Notebook: 02_spoken_digits_cnn
+        """
+        with torch.inference_mode():
+            logs = self.network(self.clips(samples, rate)).double().log_softmax(dim=1).mean(dim=0).softmax(dim=0)
+        return dict(zip(self.class_names, logs.tolist(), strict=True))
+
+    def clips(self, samples: ArrayLike | Tensor, rate: float) -> Tensor:
+        """What the network is shown of a sound, shape (clips, samples) at its own rate. Raises as `classify` does."""
+        waveform, preparation, clip = mono(samples), self.recipe.preparation, self.recipe.clip
+        waveform = audio.resample(waveform, rate, preparation.from_rate if preparation else self.sample_rate)
+        if preparation is not None:
+            waveform = preparation(waveform)
+        length = round(clip.seconds * self.sample_rate)
+        if clip.hop_seconds is None and clip.starts is None:
+            start, end = find_word(waveform, self.sample_rate, longest=clip.seconds)
+            margins = [round(margin * self.sample_rate) for margin in MARGINS]
+            pieces = [waveform[max(0, start - margin) : end + margin] for margin in margins]
+        else:
+            hop = round((clip.hop_seconds or clip.seconds) * self.sample_rate)
+            last = max(0, len(waveform) - length)
+            pieces = [waveform[start : start + length] for start in range(0, last + 1, hop)]
+        return torch.stack([audio.fix_length(piece, length) for piece in pieces])
+
+
+def names() -> list[str]:
+    """The names of the kept networks.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.safetensors"))
+
+
+@cache
+def kept(name: str) -> KeptModel:
+    """The kept network of that name, FOLDER/NAME as its recipe. Raises KeptModelError and CheckpointError.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+    if name not in names():
+        raise KeptModelError(f"there is no kept network {name!r}; there are: {', '.join(names()) or 'none'}")
+    path = FOLDER / f"{name}.safetensors"
+    recipe = experiments.load(name)
+    _, about = training.state.load(path)
+    class_names = tuple(about["class_names"])
+    network = recipe.build(len(class_names), about.get("groups"))
+    training.load_model(path, network)
+    card = path.with_suffix(".md")
+    return KeptModel(recipe, network, class_names, card.read_text(encoding="utf-8") if card.is_file() else "")
