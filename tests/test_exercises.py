@@ -164,9 +164,11 @@ def _recursive(*_: Any) -> Any:
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers(), st.text(max_size=5),
-    st.binary(max_size=5),     st.builds(_Unprintable), st.builds(_endless), st.builds(object), st.just(lambda: 1), st.just([[1, 2], [3]]),
+    st.binary(max_size=5),
+    st.builds(_Unprintable), st.builds(_endless), st.builds(object), st.just(lambda: 1), st.just([[1, 2], [3]]),
     st.just(np.full((3, 4), np.nan)), st.just(torch.zeros(2, 0)), st.just(np.array(["a"])),
-    st.just(torch.tensor(1 + 2j)),     st.just(np.zeros(20_000_000, np.int8)), st.just(10**400), st.just(np.array([None, {}])),
+    st.just(torch.tensor(1 + 2j)),
+    st.just(np.zeros(20_000_000, np.int8)), st.just(10**400), st.just(np.array([None, {}])),
     st.lists(st.floats() | st.text(max_size=2) | st.none(), max_size=3),
     st.dictionaries(st.integers() | st.text(max_size=2), st.floats() | st.none() | st.text(max_size=2), max_size=3),
 )  # fmt: skip
