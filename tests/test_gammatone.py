@@ -189,6 +189,7 @@ def test_settings_can_be_written_in_yaml() -> None:
         ({"bandwidths": 0.0}, "times the ear's"),
         ({"bandwidths": [30, 30, 30]}, "must be 4 finite values in Hz"),
         ({"learnable": {"phase"}}, "some of centre_frequency, bandwidth, gain"),
+        ({"learnable": {"pcen"}}, "give compression='pcen'"),
         ({"compression": "cube"}, "known: log, log1p, pcen, None"),
         ({"backend": "magic"}, "known: auto, reference, fft, recursive"),
         ({"window_s": 0}, "window_s is 0"),
@@ -231,6 +232,32 @@ def test_compressions() -> None:
 def test_pcen_hardly_hears_the_level() -> None:
     layer, waveforms = GammatoneFilterbank(6, 8000, compression="pcen"), noises()
     torch.testing.assert_close(layer(10 * waveforms), layer(waveforms), rtol=0.1, atol=0.05)
+
+
+def test_pcen_can_be_learned_and_begins_as_it_is_without() -> None:
+    fixed = GammatoneFilterbank(6, 8000, compression="pcen")
+    layer = GammatoneFilterbank(6, 8000, compression="pcen", learnable={"pcen", "centre_frequency"})
+    assert [name for name, _ in layer.named_parameters()] == ["raw_centre_frequency", "raw_pcen"]
+    torch.testing.assert_close(layer(noises()), fixed(noises()), rtol=1e-4, atol=1e-5)
+    target, training = noises(3, 6 * 8).reshape(3, 6, 8), torch.optim.Adam(layer.parameter_groups(0.1))
+    losses = steps(layer, training, target[:1], 20)
+    assert losses[-1] < losses[0]
+    assert all((values - usual).abs().min() > 1e-4 for values, usual in zip(layer.pcen, fixed.pcen, strict=True))
+    state = layer.state_dict()
+    fixed.load_state_dict(state)
+    assert torch.equal(fixed(noises()), layer(noises()))
+    del state["raw_pcen"]  # weights from before it could be learned
+    fixed.load_state_dict(state)
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e12])
+def test_no_step_can_break_pcen(rate: float) -> None:
+    layer = GammatoneFilterbank(6, 8000, compression="pcen", learnable="pcen")
+    steps(layer, torch.optim.Adam(layer.parameters(), lr=rate), torch.zeros(4, 6, 8), 3)
+    image = layer(noises())
+    image.square().mean().backward()
+    assert image.isfinite().all() and layer.raw_pcen.grad.isfinite().all()
+    assert all(values.min() >= 0.001 and values.max() <= 0.9991 for values in (layer.pcen.speed, layer.pcen.root))
 
 
 def test_it_tells_what_it_is() -> None:
@@ -316,9 +343,9 @@ def test_the_shortest_clip_and_one_that_is_too_short(backend: str) -> None:
 
 
 @every
-def test_only_batches_of_floating_point_waveforms_are_taken(backend: str) -> None:
+def test_only_floating_point_waveforms_are_taken(backend: str) -> None:
     layer = GammatoneFilterbank(4, 8000, backend=backend)
-    for bad in (torch.zeros(800), torch.zeros(2, 1, 800), torch.zeros(2, 800, dtype=torch.int16)):
+    for bad in (torch.tensor(0.5), torch.zeros(2, 800, dtype=torch.int16)):
         with pytest.raises(ValueError, match="expected floating-point waveforms"):
             layer(bad)
 

@@ -8,27 +8,27 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from course_lib.layers.arguments import band, number, whole
 from course_lib.layers.front_end import FrontEnd
-from course_lib.layers.gammatone import parameters, response, scales
+from course_lib.layers.gammatone import parameters, response, scales, signals
 from course_lib.layers.gammatone.backends import operator, reference
+from course_lib.layers.gammatone.compression import COMPRESSIONS, Pcen, compress
 from course_lib.layers.gammatone.pooling import Pooling
-from course_lib.layers.waveforms import require_waveforms
+from course_lib.layers.gammatone.streaming import Stream
 
-LEARNABLE = ("centre_frequency", "bandwidth", "gain")
-COMPRESSIONS = ("log", "log1p", "pcen", None)
+LEARNABLE = ("centre_frequency", "bandwidth", "gain")  # of the filters; beside them there is pcen
 BACKENDS = ("auto", "reference", "fft", "recursive")
 
 
 class GammatoneFilterbank(FrontEnd):
-    """Waveforms (batch, samples) -> compressed energies (batch, n_filters, frames) of filters that can be learned.
+    """Waveforms (..., samples) -> compressed energies (..., n_filters, frames) of filters that can be learned.
 
     A filter has the impulse response a t^(order-1) exp(-2 pi b t) cos(2 pi f t) with centre frequency f and bandwidth
-    b in Hz; the factor a makes its gain 1 at f. A frame is its mean squared output E over a window, whole windows only;
-    a full-scale sine at f has E = 1/2. Before a clip is silence. No step of training can break a filter: f stays
-    between f_min and f_max, b between 1/20 and 20 times the ear's bandwidth at f.
+    b in Hz. The factor a makes its gain 1 at f where f is far from 0 Hz and from half the sample rate; at order 4 it is
+    within 0.1 dB from a distance of b on, and nearer between -3.4 and +6 dB. A frame is the mean squared output E over
+    a window, whole windows only; a full-scale sine at a gain of 1 has E = 1/2. Before a clip is silence. No step of
+    training can break a filter: f stays between f_min and f_max, b between 1/20 and 20 times the ear's bandwidth at f.
 
     n_filters: how many filters.
     sample_rate: samples a second.
@@ -37,13 +37,13 @@ class GammatoneFilterbank(FrontEnd):
     f_max: greatest centre frequency in Hz; half the sample rate by default.
     centre_frequencies: mel, erb, linear or log: equal steps between f_min and f_max on that scale; or values in Hz.
     bandwidths: erb, those of the ear; or b in Hz, one value or one a filter.
-    learnable: True, False or some of centre_frequency, bandwidth, gain.
+    learnable: some of centre_frequency, bandwidth, gain and, with that compression, pcen; True are the first three.
     window_s: seconds over which a frame is averaged.
     hop_s: seconds from one frame to the next.
     compression: log (E + eps), log1p (E / eps), pcen (per-channel energy normalisation) or None.
     backend: recursive is by far the fastest and stores next to nothing for the backward pass; fft is plain torch;
-        reference is convolution; auto is the fastest that fits. Where a gradient to the waveforms is asked for,
-        reference steps in, and in float64 fft for recursive; second derivatives need backend="reference".
+        reference is convolution; auto is the fastest that fits. In float64 fft steps in for recursive. All have the
+        gradient of the waveforms; second derivatives need reference. Exported programs are plain torch, whichever.
     eps: the energy that compression takes for silence.
     even_steps: True, recommended: one unit of a parameter is 1 ERB of centre frequency, or a factor e of bandwidth or
         gain, wherever a filter stands; at the ends of the ranges parameters are reflected. False: they are squashed
@@ -59,6 +59,7 @@ class GammatoneFilterbank(FrontEnd):
     raw_centre_frequency: Tensor
     raw_bandwidth: Tensor
     raw_gain: Tensor
+    raw_pcen: Tensor  # with that compression
     # None: what makes the gain 1 at the centre frequency. Otherwise a, times the sample period to the power order - 1.
     amplitude: float | None = None
 
@@ -99,8 +100,10 @@ class GammatoneFilterbank(FrontEnd):
             name: self._scale.kind(*bounds)
             for name, bounds in zip(LEARNABLE, (ends, parameters.BANDWIDTHS, parameters.GAINS), strict=True)
         }
-        self.learnable = parameters.names_of(learnable, LEARNABLE, LEARNABLE)
         _require_known("compression", compression, COMPRESSIONS)
+        self.learnable = parameters.names_of(learnable, (*LEARNABLE, "pcen"), LEARNABLE)
+        if "pcen" in self.learnable and compression != "pcen":
+            raise ValueError(f"learnable names pcen, and the compression is {compression}; give compression='pcen'")
         _require_known("backend", backend, BACKENDS)
 
         centres = parameters.centre_frequencies(centre_frequencies, n_filters, f_min, f_max)
@@ -109,7 +112,7 @@ class GammatoneFilterbank(FrontEnd):
             "centre_frequency": self._ranges["centre_frequency"].raw(self._scale.to_scale(centres)),
             "bandwidth": self._ranges["bandwidth"].raw(ratios.log()),
             "gain": torch.zeros(n_filters),
-        }
+        } | ({"pcen": torch.zeros(len(Pcen._fields), n_filters)} if compression == "pcen" else {})
         for name, values in raw.items():
             if name in self.learnable:
                 self.register_parameter(f"raw_{name}", nn.Parameter(values.to(self.precision)))
@@ -161,18 +164,98 @@ class GammatoneFilterbank(FrontEnd):
         """The least number of samples that makes a frame."""
         return self.pooling.first + self.pooling.window
 
+    def forward(self, waveforms: Tensor) -> Tensor:
+        signals.as_rows(waveforms, self.shortest)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            return self.image(waveforms.to(self.precision)).to(self._type.dtype)
+
     def image(self, waveforms: Tensor) -> Tensor:
-        return self._compress(self.energies(waveforms))
+        energies = self.energies(waveforms)
+        if self.compression == "pcen":
+            return self.pcen(energies, self.eps)
+        return compress(energies, self.compression, self.eps)
 
     def energies(self, waveforms: Tensor) -> Tensor:
-        """Mean squared output (batch, n_filters, frames) of the filters on waveforms (batch, samples)."""
-        require_waveforms(waveforms, self.shortest)
+        """Mean squared output (..., n_filters, frames) of the filters on waveforms (..., samples)."""
+        rows, leading = signals.as_rows(waveforms, self.shortest)
         with torch.autocast(waveforms.device.type, enabled=False):
             decay, frequency = self._per_sample()
-            waveforms = waveforms.to(decay.dtype)
-            settings = waveforms, decay, frequency, self._gains(decay).square(), self.order, self.pooling
-            method = self._method(waveforms)
-            return reference.energies(*settings) if method == "reference" else operator.energies(*settings, method)
+            settings = rows.to(decay.dtype), decay, frequency, self._gains(decay).square(), self.order, self.pooling
+            method = self._method(rows.device)
+            compute = {"reference": reference.energies, "export": reference.energies_by_fft}.get(method)
+            energies = operator.energies(*settings, method) if compute is None else compute(*settings)
+            return energies.reshape(*leading, *energies.shape[1:])
+
+    def filtered(self, waveforms: Tensor, analytic: bool = False, aligned: bool = False) -> Tensor:
+        """Outputs (..., n_filters, samples) of the filters on waveforms (..., samples), in the layer's `precision`.
+
+        analytic: with cos(2 pi f t) of the filters replaced by exp(2 pi i f t): complex outputs, whose real parts are
+            the outputs and whose magnitudes are their envelopes.
+        aligned: each band is earlier by its delay (see `delays`) and turned in phase, so that all bands answer a click
+            with a peak at the click. The end of a band, as long as its delay, is then silent.
+
+        There are gradients of the waveforms and of the filters, of the first order only where the recursion computes
+        (float32 on the CPU); elsewhere and with backend="reference" FFTs do. Exported programs: real, not aligned.
+
+        Notebook: 04_learnable_gammatone
+        """
+        rows, leading = signals.as_rows(waveforms)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            decay, frequency = self._per_sample()
+            rows, complex_ = rows.to(decay.dtype), analytic or aligned
+            if rows.numel():
+                outputs = operator.outputs(rows, decay, frequency, self.order, complex_, self._method(rows.device))
+            else:
+                outputs = rows.new_empty(len(rows), self.n_filters, rows.shape[1]).to(
+                    rows.dtype.to_complex() if complex_ else rows.dtype
+                )
+            outputs = (self._gains(decay)[:, None] * outputs).reshape(*leading, *outputs.shape[1:])
+            if aligned and rows.numel():
+                outputs = signals.aligned(outputs, decay, frequency, self.order)
+            return outputs if analytic or not aligned else outputs.real
+
+    def envelopes(self, waveforms: Tensor, aligned: bool = False) -> Tensor:
+        """Envelopes (..., n_filters, samples) of the filters' outputs; for `aligned` see `filtered`.
+
+        Notebook: 04_learnable_gammatone
+        """
+        return self.filtered(waveforms, analytic=True, aligned=aligned).abs()
+
+    @property
+    def delays(self) -> Tensor:
+        """Seconds from a click to the peak of each filter's envelope, (order - 1) / (2 pi b), shape (n_filters,)."""
+        return signals.delays(self._per_sample()[0], self.order) / self.sample_rate
+
+    def synthesise(self, bands: Tensor) -> Tensor:
+        """Waveforms (..., samples) from bands (..., n_filters, samples) as `filtered` gives them, changed or not.
+
+        It is the least-squares inverse of `filtered`, by an FFT over the whole clip; of complex bands it takes the real
+        parts, and bands must not be `aligned`. With 32 filters or more, unchanged bands of a clip that ends in silence
+        give it back with an error below -120 dB. Of a clip that ends in the middle of a sound the last 40 ms are wrong
+        (error -20 dB or worse there), since the bands lack what rings on; before them it is about -70 dB. Frequencies
+        at which all filters together have less than 1e-4 of their greatest power are lost.
+
+        Raises ValueError for bands of another shape.
+        """
+        if bands.ndim < 2 or bands.shape[-2] != self.n_filters:
+            raise ValueError(f"expected bands of shape (..., {self.n_filters}, samples), got {tuple(bands.shape)}")
+        bands = bands.real if bands.is_complex() else bands
+        with torch.autocast(bands.device.type, enabled=False):
+            decay, frequency = self._per_sample()
+            return signals.synthesise(bands.to(decay.dtype), decay, frequency, self._gains(decay), self.order)
+
+    def stream(self, analytic: bool = False) -> Stream:
+        """What filters a signal block by block: `stream = layer.stream(); outputs = stream(block)`.
+
+        Notebook: 04_learnable_gammatone
+        """
+        decay, frequency = self._per_sample()
+        return Stream(decay, frequency, self._gains(decay), self.order, analytic)
+
+    @property
+    def pcen(self) -> Pcen:
+        """The values of per-channel energy normalisation, where that is the compression."""
+        return Pcen.of(self.raw_pcen)
 
     def impulse_responses(self, seconds: float) -> Tensor:
         """The filters' answers to a click of one sample at height 1, shape (n_filters, samples)."""
@@ -195,8 +278,7 @@ class GammatoneFilterbank(FrontEnd):
         """
         return [
             {"params": [getattr(self, f"raw_{name}")], "lr": self._scale.rates[name] * lr, "weight_decay": 0.0}
-            for name in LEARNABLE
-            if name in self.learnable
+            for name in self.learnable
         ]
 
     def play(self, i: int) -> None:
@@ -236,36 +318,17 @@ class GammatoneFilterbank(FrontEnd):
         radians = 2 * math.pi / self.sample_rate
         return self._bandwidths(centres) * radians, centres * radians
 
-    def _method(self, waveforms: Tensor) -> str:
-        if self.backend == "reference" or (waveforms.requires_grad and torch.is_grad_enabled()):
-            return "reference"
-        kernel_exists = waveforms.dtype == torch.float32 and operator.has_kernel(waveforms.device)
-        return "recursive" if self.backend != "fft" and kernel_exists else "fft"
+    def _method(self, device: torch.device) -> str:
+        if torch.compiler.is_exporting():
+            return "export"
+        if self.backend in ("reference", "fft"):
+            return self.backend
+        return "recursive" if self.precision == torch.float32 and operator.has_kernel(device) else "fft"
 
-    def _compress(self, energies: Tensor) -> Tensor:
-        if self.compression == "log":
-            return torch.log(energies + self.eps)
-        if self.compression == "log1p":
-            return torch.log1p(energies / self.eps)
-        if self.compression == "pcen":
-            return _pcen(energies, self.eps)
-        return energies
-
-
-def _pcen(energies: Tensor, eps: float) -> Tensor:
-    """Per-channel energy normalisation: energies over their running mean, then a root."""
-    return ((energies / (eps + _running_mean(energies)) ** 0.98) + 2).sqrt() - math.sqrt(2)
-
-
-def _running_mean(energies: Tensor, speed: float = 0.025) -> Tensor:
-    """mean[t] = (1 - speed) mean[t - 1] + speed energies[t] along the last axis, from mean[0] = energies[0] on."""
-    mean = torch.cat([energies[..., :1], speed * energies[..., 1:]], dim=-1)
-    # Each step doubles the number of past frames that are added up, until what is left is below the rounding.
-    past = 1
-    while past < energies.shape[-1] and (weight := (1 - speed) ** past) > 1e-17:
-        mean = mean + weight * functional.pad(mean[..., :-past], (past, 0))
-        past *= 2
-    return mean
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if self.compression == "pcen":  # old states have none
+            state_dict.setdefault(f"{prefix}raw_pcen", torch.zeros_like(self.raw_pcen))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _require_known(name: str, value: Any, known: Sequence[Any]) -> None:

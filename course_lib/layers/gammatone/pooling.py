@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,3 +21,9 @@ class Pooling(NamedTuple):
     def mean(self, signals: Tensor) -> Tensor:
         """Signals (rows, channels, samples) -> their frames (rows, channels, frames)."""
         return functional.avg_pool1d(signals[..., self.first :], self.window, self.hop)
+
+    def spread(self, frames: Tensor, samples: int) -> Tensor:
+        """The adjoint of `mean`: frames (channels, frames) -> for each sample the sum of its frames over the window."""
+        ones = torch.full((1, 1, self.window), 1 / self.window, device=frames.device, dtype=frames.dtype)
+        inside = functional.conv_transpose1d(frames[:, None], ones, stride=self.hop)[:, 0]
+        return functional.pad(inside, (self.first, samples - self.first - inside.shape[-1]))

@@ -46,6 +46,45 @@ def energies(
     return energy, by_decay + (2 * order / decay)[:, None] * energy, by_frequency  # the level depends on the decay, too
 
 
+def outputs(waveforms: Tensor, decay: Tensor, frequency: Tensor, order: int, analytic: bool) -> Tensor:
+    """Outputs (batch, filters, samples) of the filters on waveforms (batch, samples), complex if `analytic`.
+
+    Plain torch with every derivative, and the responses as long as the waveforms where a program is exported, which
+    can look at no value.
+    """
+    samples = waveforms.shape[-1]
+    exporting = torch.compiler.is_exporting()
+    taps = samples if exporting else min(response.length(decay, order), samples)
+    _, envelope, phase = response.parts(decay, frequency, order, taps)
+    size = 2 * samples if exporting else _fast_length(max(1, samples + taps - 1))
+    spectrum = torch.fft.rfft(waveforms, size)[:, None]
+    real = (envelope * torch.cos(phase)).to(waveforms.dtype)
+    output = torch.fft.irfft(torch.fft.rfft(real, size) * spectrum, size)[..., :samples]
+    if not analytic:
+        return output
+    imaginary = (envelope * torch.sin(phase)).to(waveforms.dtype)
+    turned = torch.fft.irfft(torch.fft.rfft(imaginary, size) * spectrum, size)[..., :samples]
+    return torch.complex(output, turned)
+
+
+def energies_gradient(
+    grad: Tensor, waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor, order: int, pooling: Pooling
+) -> Tensor:
+    """The gradient (batch, samples) of waveforms, from that of the energies, a clip at a time."""
+    samples = waveforms.shape[1]
+    taps = min(response.length(decay, order), samples)
+    kernels = response.impulse_response(decay, frequency, order, taps).to(waveforms.dtype)
+    size = _fast_length(samples + taps - 1)
+    spectra = torch.fft.rfft(kernels, size)
+    gradient = torch.empty_like(waveforms)
+    for clip in range(len(waveforms)):
+        output = torch.fft.irfft(torch.fft.rfft(waveforms[clip], size) * spectra, size)[:, :samples]
+        by_output = 2 * output * pooling.spread(power[:, None] * grad[clip], samples)
+        total = (torch.fft.rfft(by_output, size) * spectra.conj()).sum(0)
+        gradient[clip] = torch.fft.irfft(total, size)[:samples]
+    return gradient
+
+
 def _fast_length(samples: int) -> int:
     """The least length from `samples` on that has no prime factor above 5, which FFTs like."""
     lengths = (

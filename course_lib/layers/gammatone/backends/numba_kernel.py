@@ -189,7 +189,8 @@ def stored() -> Callable[..., None]:
 
 def delete_stored(kernel: Callable[..., None]) -> None:
     """Delete what `stored` has on disk. Raises OSError."""
-    for path in Path(kernel.stats.cache_path).glob("numba_kernel.*.nb[ic]"):
+    module = kernel.py_func.__module__.rpartition(".")[2]
+    for path in Path(kernel.stats.cache_path).glob(f"{module}.*.nb[ic]"):
         path.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,41 +33,133 @@ def energies(
     # Beside such a piece the time to ring in is short.
     piece = 1 + int(max(_PIECE, 32 * plan.RING_IN / response.smallest(decay))) // pooling.hop
     units = clips * blocks * -(-len(frames) // piece)
-    threads = max(1, min(torch.get_num_threads(), units))
-    arrays = (tensor.detach().contiguous().numpy() for tensor in (waveforms, decay, frequency, power))
     work = functools.partial(
-        _kernel(order), *arrays, *plan.coefficients(order), edges, frames, pooling.window, piece,
-        tuple(map_.numpy() for map_ in maps),
+        _kernel(order), *_arrays(waveforms, decay, frequency, power), *plan.coefficients(order), edges, frames,
+        pooling.window, piece, tuple(_arrays(*maps)),
     )  # fmt: skip
+    _in_shares(work, units)
+    return maps
+
+
+def outputs(
+    waveforms: Tensor, decay: Tensor, frequency: Tensor, order: int, analytic: bool,
+    state: Tensor | None = None, time: int = 0,
+) -> Tensor:  # fmt: skip
+    """Outputs (batch, filters, samples) of the filters on float32 waveforms (batch, samples), complex if `analytic`.
+
+    `state` (see `silent_state`) is that before the first sample, which has the number `time`; it becomes that after
+    the last.
+    """
+    clips, samples = waveforms.shape
+    signals = waveforms.new_empty(clips, len(decay), samples, 1 + analytic)
+    state = silent_state(clips, len(decay), order) if state is None else state
+    filters = _arrays(waveforms, decay, frequency, torch.ones_like(decay))
+    work = functools.partial(
+        _signal_kernel("outputs", order), *filters, *plan.coefficients(order), *_arrays(state), time, *_arrays(signals)
+    )
+    _in_shares(work, clips * state.shape[1])
+    return torch.view_as_complex(signals) if analytic else signals[..., 0]
+
+
+def silent_state(clips: int, filters: int, order: int) -> Tensor:
+    """The state of filters that have heard nothing, shape (clips, blocks of 16 filters, order + 1, 2, 16)."""
+    return torch.zeros(clips, -(-filters // plan.LANES), order + 1, 2, plan.LANES)
+
+
+def waveform_gradient(signals: Tensor, decay: Tensor, frequency: Tensor, order: int) -> Tensor:
+    """The gradient (batch, samples) of waveforms, from that of the `outputs`: the recursion backward in time."""
+    clips, filters, samples = signals.shape
+    totals = decay.new_empty(clips, -(-filters // plan.LANES), samples)
+    work = functools.partial(
+        _signal_kernel("adjoint", order), *_arrays(_parts(signals), decay, frequency, torch.ones_like(decay)),
+        *plan.coefficients(order), *_arrays(totals),
+    )  # fmt: skip
+    _in_shares(work, clips * totals.shape[1])
+    return totals.sum(1)
+
+
+def filter_gradients(
+    waveforms: Tensor, signals: Tensor, decay: Tensor, frequency: Tensor, order: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients (filters,) of decay and frequency, from that of the `outputs`."""
+    clips, filters, _ = signals.shape
+    sums = torch.empty(clips, filters, 3, dtype=torch.float64)
+    work = functools.partial(
+        _signal_kernel("products", order),
+        *_arrays(waveforms, _parts(signals), decay, frequency, torch.ones_like(decay)),
+        *plan.coefficients(order), *_arrays(sums),
+    )  # fmt: skip
+    _in_shares(work, clips * -(-filters // plan.LANES))
+    output, by_decay, by_angle = sums.sum(0).unbind(-1)
+    by_decay = order / decay.detach().double() * output - by_decay  # the level depends on the decay, too
+    return by_decay.to(decay.dtype), -by_angle.to(decay.dtype)
+
+
+def _parts(signals: Tensor) -> Tensor:
+    """Signals with an axis for their one or two parts, real and imaginary."""
+    return torch.view_as_real(signals.resolve_conj()) if signals.is_complex() else signals[..., None]
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _in_shares(work: Callable[[int, int], None], units: int) -> None:
+    """Call work(begin, end) for all units, on the threads that torch may use."""
+    threads = max(1, min(torch.get_num_threads(), units))
     if threads == 1:
         work(0, units)
-        return maps
+        return
     # Small shares, taken as threads become free: a core that is busy elsewhere holds nobody up.
     shares = min(units, _SHARES * threads)
     bounds = [units * share // shares for share in range(shares + 1)]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, bounds[:-1], bounds[1:]))
-    return maps
 
 
 @functools.cache
 def _kernel(order: int) -> Callable[..., None]:
-    """The kernel, compiled for this order. numba is slow to import and to compile, so it waits for the first call."""
+    """The kernel of energies, compiled for this order."""
+    # numba is slow to import and to compile, so it waits for the first call.
     from course_lib.layers.gammatone.backends import numba_kernel
 
     clip, filters, frames = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 2), np.int64)
     maps = 3 * (np.zeros((0, 0, 0), np.float32),)
     nothing = (clip, filters, filters, filters, *plan.coefficients(order), np.zeros(1, np.int64), frames, 1, 1, maps)
+    return _compiled(lambda: numba_kernel.stored(), lambda: numba_kernel.unstored(), nothing)
+
+
+@functools.cache
+def _signal_kernel(name: str, order: int) -> Callable[..., None]:
+    """A kernel of signals: outputs, adjoint or products, compiled for this order."""
+    from course_lib.layers.gammatone.backends import numba_signals
+
+    clip, filters, signals = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 0, 0, 1), np.float32)
+    chain = (filters, filters, filters, *plan.coefficients(order))
+    nothing = {
+        "outputs": (clip, *chain, np.zeros((0, 0, 0, 2, plan.LANES), np.float32), 0, signals),
+        "adjoint": (signals, *chain, np.zeros((0, 0, 0), np.float32)),
+        "products": (clip, signals, *chain, np.zeros((0, 0, 3))),
+    }[name]
+    return _compiled(lambda: numba_signals.stored(name), lambda: numba_signals.unstored(name), nothing)
+
+
+def _compiled(
+    stored: Callable[[], Callable[..., None]], unstored: Callable[[], Callable[..., None]], nothing: tuple[Any, ...]
+) -> Callable[..., None]:
+    """A kernel that has been called with `nothing` to do; from the disk if it can be there."""
+    from course_lib.layers.gammatone.backends import numba_kernel
+
     try:
-        kernel = numba_kernel.stored()
+        kernel = stored()
         try:
             kernel(*nothing, 0, 0)
         except Exception:  # whatever pickle says of damaged files
             numba_kernel.delete_stored(kernel)
-            kernel = numba_kernel.stored()
+            kernel = stored()
             kernel(*nothing, 0, 0)
     except Exception as error:  # whatever numba says of a folder that cannot be used
-        kernel = numba_kernel.unstored()
+        kernel = unstored()
         kernel(*nothing, 0, 0)
         _warn_once(f"{type(error).__name__}: {error}".splitlines()[0])
     return kernel
