@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import librosa.display
+import librosa
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -107,12 +107,23 @@ def waveform(samples: Tensor, sample_rate: int, title: str, axes: Axes | None = 
 def spectrogram(
     image: np.ndarray, sample_rate: int, hop_length: int, title: str, axes: Axes | None = None, y_axis: str = "hz"
 ) -> Axes:
-    """A time-frequency image (bands, frames) in dB; `y_axis` as in librosa.display.specshow ("hz", "mel" as in HTK)."""
+    """A time-frequency image (bands, frames) in dB, its rows equally spaced from 0 Hz to Nyquist in "hz" or "mel".
+
+    Mel bands are those of HTK's formula, and each is drawn around its centre. Frames are centred on multiples of
+    `hop_length` samples.
+    """
     axes = axes or plt.subplots(figsize=(8, 3))[1]
-    axes.grid(False)
-    scales = {"sr": sample_rate, "hop_length": hop_length, "htk": True}
-    mesh = librosa.display.specshow(image, x_axis="time", y_axis=y_axis, cmap=IMAGE_COLOURS, ax=axes, **scales)
+    step, top = hop_length / sample_rate, sample_rate / 2
+    low, high = -top / (2 * len(image) - 2), top + top / (2 * len(image) - 2)
+    if y_axis == "mel":  # the bands' centres are the inner corners of their triangles
+        spacing = librosa.hz_to_mel(top, htk=True) / (len(image) + 1)
+        low, high = 0.5 * spacing, (len(image) + 0.5) * spacing
+        hertz = [tick for tick in (250, 500, 1000, 2000, 4000, 8000) if librosa.hz_to_mel(tick, htk=True) < high]
+        axes.set_yticks(librosa.hz_to_mel(hertz, htk=True), labels=hertz)
+    mesh = _image(axes, image, (-step / 2, (image.shape[1] - 0.5) * step, low, high), interpolation="nearest")
     axes.set(xlabel="time (s)", ylabel="frequency (Hz)", title=title)
+    if y_axis == "hz":
+        axes.set_ylim(0, top)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.figure.colorbar(mesh, ax=axes, label="level (dB)")
@@ -142,21 +153,24 @@ def takes_by_class(recordings: Recordings, group: str, title: str, takes: int = 
         axes[0, label].set_title(recordings.class_names[label])
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
-    figure.supxlabel("time, each picture as long as its recording", fontsize="small")
+    figure.supxlabel("time, each recording from its start to its end", fontsize="small")
     figure.supylabel(f"0 to {recordings.sample_rate // 2:,} Hz", fontsize="small")
     figure.suptitle(labelled(title, recordings.source))
     return figure
 
 
 def mfcc(samples: Tensor, sample_rate: int, title: str, n_mfcc: int = 13, hop_length: int = 64) -> Figure:
-    """Mel-frequency cepstral coefficients of one waveform (samples,)."""
-    image = MFCC(sample_rate, n_mfcc, hop_length=hop_length)(samples[None])[0]
+    """Mel-frequency cepstral coefficients 1 and up of one waveform (samples,), each scaled by its own largest value.
+
+    Unscaled, coefficient 1, the slope of the spectrum, would leave the others pale.
+    """
+    image = MFCC(sample_rate, n_mfcc, hop_length=hop_length)(samples[None])[0, 1:]
     figure, axes = plt.subplots(figsize=(6, 3))
-    bound = float(image[1:].abs().quantile(0.92))  # coefficient 1, the slope, would leave the others pale
     extent = (0, len(samples) / sample_rate, 0.5, n_mfcc - 0.5)
-    mesh = _image(axes, image[1:], extent, cmap="coolwarm", vmin=-bound, vmax=bound)
+    scaled = image / image.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
+    mesh = _image(axes, scaled, extent, cmap="coolwarm", vmin=-1, vmax=1)
     axes.set(xlabel="time (s)", ylabel="coefficient", title=title)
-    figure.colorbar(mesh, ax=axes, label="value (dB)", extend="both")
+    figure.colorbar(mesh, ax=axes, label="share of its largest value")
     return figure
 
 
@@ -196,20 +210,28 @@ class LiveCurves:
 
 
 def confusions(
-    matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str, words: Words | None = None
+    matrices: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    title: str,
+    words: Words | None = None,
+    errors: bool = False,
 ) -> Figure:
     """Confusion matrices side by side, in percent of each true class; zeros are left blank.
 
-    `words` are those of the data set, for the axes.
+    With `errors` only these are shown, counted, on one scale for all matrices: where nearly everything is right, the
+    diagonal would take all the ink. `words` are those of the data set, for the axes.
     """
     words = words or Words()
     figure, axes = _panels(len(matrices), title, width=5, height=4.4)
+    wrong = {name: np.where(np.eye(len(matrix), dtype=bool), 0, matrix) for name, matrix in matrices.items()}
+    highest = max(1, *(matrix.max() for matrix in wrong.values())) if errors else 100
     for panel, (name, matrix) in zip(axes, matrices.items(), strict=True):
-        percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        text = np.where(percent > 0, np.char.mod("%.0f", percent), "")
+        shown = wrong[name] if errors else 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        text = np.where(shown > 0, np.char.mod("%.0f", shown), "")
         sns.heatmap(
-            percent, annot=text, fmt="", cmap="cividis", vmin=0, vmax=100, cbar=False, square=True, linewidths=0.3,
-            xticklabels=list(class_names), yticklabels=list(class_names), annot_kws={"size": 8}, ax=panel,
+            shown, annot=text, fmt="", cmap="Blues" if errors else "cividis", vmin=0, vmax=highest, cbar=False,
+            square=True, linewidths=0.3, linecolor="0.9", xticklabels=list(class_names), yticklabels=list(class_names),
+            annot_kws={"size": 8}, ax=panel,
         )  # fmt: skip
         panel.set(xlabel=words.predicted, ylabel=words.true, title=name)
     return figure
@@ -229,6 +251,31 @@ def scores_by_group(scores: pd.DataFrame, title: str, chance: float, group: str 
     axes.axhline(100 * chance, color="grey", linewidth=1, linestyle=":")
     axes.set(xlabel=f"left-out {group}", ylabel="accuracy (%)", ylim=(0, 101), title=title)
     axes.legend(title=None, loc="lower right")
+    return figure
+
+
+def top_classes(
+    waveforms: Sequence[Tensor], answers: Sequence[Mapping[str, float]], names: Sequence[str], sample_rate: int,
+    title: str, most: int = 3,
+) -> Figure:  # fmt: skip
+    """Spectrograms of waveforms (samples,), two in a row, and beside each its likeliest classes with their probability.
+
+    `names` are the true classes; the bar of the right one is darker.
+    """
+    figure, axes = plt.subplots(-(-len(answers) // 2), 4, figsize=(9, 1.1 * len(answers) / 2 + 0.6), squeeze=False)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for number, (waveform, answer, name) in enumerate(zip(waveforms, answers, names, strict=True)):
+        picture, bars = axes[number // 2, 2 * (number % 2) :][:2]
+        image = stft_decibels(waveform, top_db=60)
+        _image(picture, image, (0, len(waveform) / sample_rate, 0, sample_rate / 2))
+        picture.set_title(f"“{name}”", fontsize="small", pad=2)
+        best = sorted(answer, key=answer.get, reverse=True)[:most][::-1]
+        colours = [sns.color_palette()[0] if each == name else "0.75" for each in best]
+        drawn = bars.barh(best, [answer[each] for each in best], color=colours)
+        bars.bar_label(drawn, [f"{each}: {answer[each]:.0%}" for each in best], fontsize="x-small", padding=2)
+        bars.set_xlim(0, 1.5)
+    figure.suptitle(title)
     return figure
 
 

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from course_lib import figures
 
@@ -104,3 +105,28 @@ def test_curves_of_two_classes_have_a_line_for_each_model() -> None:
     assert decided.get_xdata()[-1] == 100
     right = [(probabilities[labels == 0] < 0.5).mean(), (probabilities[labels == 1] >= 0.5).mean()]
     assert decided.get_ydata()[-1] == pytest.approx(100 * np.mean(right))
+
+
+def test_confusions_show_percent_or_count_the_errors_alone() -> None:
+    matrices = {"one": np.array([[8, 2], [0, 10]]), "two": np.array([[10, 0], [5, 5]])}
+    shown = {}
+    for errors in (False, True):
+        figure = figures.confusions(matrices, ("a", "b"), "Confusions", errors=errors)
+        shown[errors] = [[text.get_text() for text in panel.texts] for panel in figure.axes]
+        scales = {panel.collections[0].get_clim() for panel in figure.axes}
+        assert scales == {(0, 5 if errors else 100)}
+    assert shown[False] == [["80", "20", "", "100"], ["100", "", "50", "50"]]
+    assert shown[True] == [["", "2", "", ""], ["", "", "5", ""]]
+
+
+def test_top_classes_show_the_likeliest_and_mark_the_right_one() -> None:
+    sounds = [torch.randn(2000), torch.randn(3000), torch.randn(2500)]
+    answers = [{"a": 0.7, "b": 0.2, "c": 0.06, "d": 0.04}, {"a": 0.1, "b": 0.5, "c": 0.4}, {"a": 1.0}]
+    figure = figures.top_classes(sounds, answers, ["a", "c", "a"], 8000, "Ten words")
+    bars = [panel for panel in figure.axes if panel.patches]
+    assert [len(panel.patches) for panel in bars] == [3, 3, 1]
+    first = {text.get_text() for text in bars[0].texts}
+    assert first == {"a: 70%", "b: 20%", "c: 6%"}
+    colours = [bar.get_facecolor() for bar in bars[1].patches]  # from the third to the first
+    assert colours[1] != colours[2] and colours[0] == colours[2]
+    assert [panel.get_title() for panel in figure.axes if panel.images] == ["“a”", "“c”", "“a”"]

@@ -10,11 +10,10 @@ from course_lib.models.base import Classifier, DropoutLinear, mean_and_maximum
 
 
 class LogMelCNN(Classifier):
-    """Waveforms (batch, samples) -> logits (batch, n_classes), through log-mel images of `n_mels` bands.
+    """Waveforms (batch, samples) -> logits (batch, n_classes), through log-mel images: 127,002 parameters by default.
 
-    Blocks of 3 x 3 convolution, batch normalisation, ReLU and 2 x 2 max-pooling (none after the last block); then
-    one layer that sees every band of a frame, its mean and maximum over time, and a linear layer. 127,002
-    parameters at the defaults. `front_end` may be any module that makes (batch, n_mels, frames) images of waveforms.
+    Convolution blocks, one layer that sees every band of a frame, and its mean and maximum over time. `front_end` may
+    be any module that makes (batch, n_mels, frames) images of waveforms.
 
     Notebook: 02_spoken_digits_cnn
     """
