@@ -145,7 +145,7 @@ def side_by_side(recordings: Recordings, rows: Sequence[int], title: str) -> Fig
 def takes_by_class(recordings: Recordings, group: str, title: str, takes: int = 4) -> Figure:
     """A grid of spectrograms of one group: a column for each class, a row for each of its recordings."""
     classes = len(recordings.class_names)
-    figure, axes = plt.subplots(takes, classes, figsize=(classes, 0.95 * takes), squeeze=False)
+    figure, axes = plt.subplots(takes, classes, figsize=(0.85 * classes, 0.8 * takes), squeeze=False)
     for label in range(classes):
         for take, row in enumerate(recordings.find(group=group, label=label)[:takes]):
             level = stft_decibels(recordings.waveform(row), hop_length=128, top_db=60)

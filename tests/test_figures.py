@@ -130,3 +130,24 @@ def test_top_classes_show_the_likeliest_and_mark_the_right_one() -> None:
     colours = [bar.get_facecolor() for bar in bars[1].patches]  # from the third to the first
     assert colours[1] != colours[2] and colours[0] == colours[2]
     assert [panel.get_title() for panel in figure.axes if panel.images] == ["“a”", "“c”", "“a”"]
+
+
+def test_a_mel_spectrogram_draws_each_band_around_its_centre() -> None:
+    image = np.zeros((40, 10))
+    axes = figures.spectrogram(image, 8000, 64, "Mel", y_axis="mel")
+    left, right, low, high = axes.get_images()[0].get_extent()
+    # The centre of the first band is the first inner corner of the triangles.
+    first = low + (high - low) / 80
+    corners = np.linspace(0, 2595 * np.log10(1 + 4000 / 700), 42)
+    np.testing.assert_allclose(first, corners[1])
+    np.testing.assert_allclose((left, right), (-0.004, 9.5 * 0.008))
+    ticks = {text.get_text(): tick for tick, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
+    np.testing.assert_allclose(ticks["1000"], 2595 * np.log10(1 + 1000 / 700))
+    assert max(map(int, ticks)) < 4000
+
+
+def test_a_spectrogram_in_hertz_ends_at_nyquist() -> None:
+    axes = figures.spectrogram(np.zeros((129, 10)), 8000, 64, "Hertz")
+    low, high = axes.get_images()[0].get_extent()[2:]
+    assert low + (high - low) / 258 == pytest.approx(0, abs=1e-9)  # the centre of the first row
+    assert axes.get_ylim() == (0, 4000)

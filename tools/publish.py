@@ -132,8 +132,12 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
         problems.append("an output is a warning")
     if "STAND-IN DATA" in str(outputs):
         problems.append("it ran on stand-in data")
-    if any(output.get("metadata", {}).get("course", {}).get("recording") for output in outputs):
-        problems.append("it stores a recording of a data set")
+    marks = [output.get("metadata", {}).get("course", {}) for output in outputs]
+    recordings = [each for each in marks if each.get("recording")]
+    if any(not each.get("credit") for each in recordings):
+        problems.append("it stores a recording of a data set without naming its licence")
+    if len(recordings) > 1:
+        problems.append("it stores more than one recording of a data set")
     if _MACHINE_PATH.search(str(outputs)):
         problems.append("an output names a path of this machine")
     if size > LARGEST:
