@@ -9,6 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from course_lib.datasets.recordings import Recordings, first_few
 
 _log = logging.getLogger(__name__)
 
-_EACH = ("start", "length", "labels", "groups", "recording")
 _on_device: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # samples -> {device: their copy, while it is used}
 
 
@@ -40,6 +40,8 @@ class Clips:
 
     Notebook: 02_spoken_digits_cnn
     """
+
+    _of_each: ClassVar = ("start", "length", "labels", "groups", "recording")
 
     samples: Tensor
     start: Tensor
@@ -108,7 +110,7 @@ class Clips:
         """The clips at the given positions; the audio itself is shared."""
         if isinstance(index, np.ndarray):
             index = torch.from_numpy(index)
-        picked = {name: getattr(self, name)[index] for name in _EACH}
+        picked = {name: getattr(self, name)[index] for name in self._of_each}
         return replace(self, **picked)
 
     def of_recordings(self, rows: np.ndarray) -> Clips:
@@ -148,7 +150,7 @@ class Clips:
         On a GPU the audio stays behind when it would fill over `1 - keep_free` of the free memory.
         """
         device = torch.empty(0, device=device).device  # with its number
-        moved = {name: getattr(self, name).to(device) for name in _EACH}
+        moved = {name: getattr(self, name).to(device) for name in self._of_each}
         return replace(self, **moved, samples=self._samples_on(device, keep_free))
 
     def _samples_on(self, device: torch.device, keep_free: float) -> Tensor:
@@ -180,6 +182,13 @@ class Clips:
         slices = self.samples.unfold(0, self.clip_samples, 1)[start.to(self.samples.device)].to(start.device)
         beyond = torch.arange(self.clip_samples, device=start.device) >= length[:, None]
         return _as_float(slices).masked_fill_(beyond, 0.0), self.labels[index]
+
+    def digest(self) -> str:
+        """A digest of the content of the recordings, of where clips are cut, and of their labels and groups."""
+        digest = hashlib.sha256(f"{self.fingerprint} {self.clip_samples} {self.sample_rate}".encode())
+        for positions in (self.start, self.length, self.labels, self.groups):
+            digest.update(positions.cpu().contiguous().numpy())
+        return digest.hexdigest()
 
 
 def _as_float(samples: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from course_lib.clips import Clips
 from course_lib.models import ModelError, require_fitting
 from course_lib.models.base import Classifier, Losses
 from course_lib.training import History, Settings, TrainingError, fit
-from course_lib.training.trainer import mixed_up
+from course_lib.training.trainer import mixing
 
 SAMPLES = 64
 CPU = torch.device("cpu")
@@ -426,8 +426,13 @@ def test_training_on_a_gpu_leaves_its_random_numbers_as_they_were() -> None:
 def test_mixed_clips_are_sums_of_pairs_and_their_targets_too() -> None:
     torch.manual_seed(0)
     waveforms, labels, groups = torch.eye(50), torch.arange(50) % 3, torch.arange(50) % 2
-    mixed, (classes, domains) = mixed_up(waveforms, [labels, groups], [3, 2], 0.4)
-    shares = mixed  # each clip is one sample, so a mixed clip holds its own shares
+    front_end = nn.Identity()
+    with mixing(front_end, 50, 0.4) as mixed:
+        shares = front_end(waveforms)  # each clip is one sample, so a mixed clip holds its own shares
+        classes, domains = (
+            mixed(nn.functional.one_hot(labels, 3).float()),
+            mixed(nn.functional.one_hot(groups, 2).float()),
+        )
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(50))
     assert ((shares > 0).sum(dim=1) <= 2).all() and len(shares.diagonal().unique()) > 40
     torch.testing.assert_close(classes, shares @ nn.functional.one_hot(labels, 3).float())
@@ -437,9 +442,18 @@ def test_mixed_clips_are_sums_of_pairs_and_their_targets_too() -> None:
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.2, 1.0, 100.0])
 def test_mixing_is_finite_for_any_alpha(alpha: float) -> None:
-    mixed, (classes,) = mixed_up(torch.randn(500, 3), [torch.arange(500) % 2], [2], alpha)
-    assert mixed.isfinite().all()
+    front_end = nn.Identity()
+    with mixing(front_end, 500, alpha) as mixed:
+        assert front_end(torch.randn(500, 4, 3)).isfinite().all()
+        classes = mixed(nn.functional.one_hot(torch.arange(500) % 2, 2).float())
     torch.testing.assert_close(classes.sum(dim=1), torch.ones(500))
+
+
+def test_nothing_is_mixed_after_a_step_even_if_it_fails() -> None:
+    front_end = nn.Identity()
+    with pytest.raises(RuntimeError, match="half-way"), mixing(front_end, 9, 1.0):
+        raise RuntimeError("half-way")
+    torch.testing.assert_close(front_end(torch.eye(9)), torch.eye(9))
 
 
 def test_mixup_learns_and_counts_by_shares() -> None:

@@ -4,6 +4,7 @@ Notebook: 02_spoken_digits_cnn
 """
 
 from course_lib import training
+from course_lib.experiments.discriminant import Discriminant
 from course_lib.experiments.form import RecipeError
 from course_lib.experiments.recipe import Ensemble, Experiment, Fold, GroupPrior, Prediction, Recipe
 from course_lib.experiments.recipes import load, names
@@ -22,6 +23,7 @@ from course_lib.experiments.runs import load_model, run
 from course_lib.experiments.tables import table
 
 __all__ = [
+    "Discriminant",
     "Ensemble",
     "Experiment",
     "Fold",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from torch import nn
 
 from course_lib import CourseError, layers, models
+from course_lib.layers.pipeline import Pipeline
 
 # What models and layers raise when they are built or used in a way that they were not made for.
 BUILD_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError, MemoryError)
@@ -47,18 +48,13 @@ class Validation(Form):
     by: Literal["group", "recording", "recording_in_group"] = "group"
 
 
-class Model(Form):
-    """A class of `course_lib.models`, its settings, and the layers of its front end (empty: the model's own)."""
+class FrontEndForm(Form):
+    """The layers of a front end, one after the other."""
 
-    name: str
-    settings: dict[str, Any] = {}
     front_end: list[dict[str, dict[str, Any]]] = []
 
     @model_validator(mode="after")
-    def _known(self) -> Model:
-        if self.name == "DomainAdversarial":
-            raise ValueError("DomainAdversarial wraps another model; name that one, and add 'adversarial: {weight: 1}'")
-        _check_call(models, self.name, self.settings)
+    def _known_layers(self) -> FrontEndForm:
         for layer in self.front_end:
             if len(layer) != 1:
                 raise ValueError(f"a layer of the front end is written 'Name: {{settings}}', not {layer}")
@@ -66,24 +62,46 @@ class Model(Form):
                 _check_call(layers, name, arguments)
         return self
 
+    @property
+    def _calls(self) -> list[tuple[str, dict[str, Any]]]:
+        return [call for layer in self.front_end for call in layer.items()]
+
+    def build_front_end(self) -> Pipeline:
+        """The layers. Raises RecipeError."""
+        try:
+            return Pipeline(*(getattr(layers, name)(**given) for name, given in self._calls))
+        except BUILD_ERRORS as error:
+            raise RecipeError(f"the front end cannot be built with these settings: {error}") from error
+
+    def identity(self) -> list[Any]:
+        """The layers of the front end with every argument, default ones included."""
+        return [[name, _resolved(layers, name, given)] for name, given in self._calls]
+
+
+class Model(FrontEndForm):
+    """A class of `course_lib.models`, its settings, and the layers of its front end (empty: the model's own)."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Model:
+        if self.name == "DomainAdversarial":
+            raise ValueError("DomainAdversarial wraps another model; name that one, and add 'adversarial: {weight: 1}'")
+        _check_call(models, self.name, self.settings)
+        return self
+
     def build(self, n_classes: int) -> nn.Module:
         """The model with fresh weights. Raises RecipeError."""
-        arguments = dict(self.settings)
-        calls = [call for layer in self.front_end for call in layer.items()]
+        given = {"front_end": self.build_front_end()} if self.front_end else {}
         try:
-            if calls:
-                arguments["front_end"] = nn.Sequential(*(getattr(layers, name)(**given) for name, given in calls))
-            return getattr(models, self.name)(n_classes=n_classes, **arguments)
+            return getattr(models, self.name)(n_classes=n_classes, **self.settings, **given)
         except BUILD_ERRORS as error:
             raise RecipeError(f"the model {self.name} cannot be built with these settings: {error}") from error
 
     def identity(self) -> list[Any]:
         """The model and the layers of its front end with every argument, default ones included."""
-        calls = [(layers, name, given) for layer in self.front_end for name, given in layer.items()]
-        return [
-            [name, _resolved(module, name, given)]
-            for module, name, given in [(models, self.name, self.settings), *calls]
-        ]
+        return [[self.name, _resolved(models, self.name, self.settings)], *super().identity()]
 
 
 class Adversarial(Form):

@@ -26,7 +26,10 @@ from course_lib.datasets.decoded import copies
 from course_lib.experiments import result as files
 from course_lib.experiments.form import BUILD_ERRORS, Adversarial, Clip, Form, Model, RecipeError, Validation
 from course_lib.experiments.result import Result, digest_of
+from course_lib.layers.pipeline import Pipeline
+from course_lib.models.base import Classifier
 from course_lib.training import Settings
+from course_lib.training.images import ImageClips
 
 _PROBE_FOLDS = 5
 _NAME = re.compile(r"[^\W_.][^/\\\0]{0,99}(/[^\W_.][^/\\\0]{0,99}){0,4}")
@@ -129,23 +132,15 @@ class Experiment(Form):
         raise NotImplementedError
 
 
-class Recipe(Experiment):
-    """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
+class OfClips(Experiment):
+    """An experiment on clips: how recordings are prepared and cut.
 
     `preparation` is what is done to each waveform before it is cut, in the settings of the data set's own preparation
-    (None: nothing). With `adversarial` the model is wrapped in a DomainAdversarial whose domains are the groups.
-    `synthetic` recordings are mixed into the training side; its keys are arguments of `datasets.stand_in`.
-
-    Notebook: 02_spoken_digits_cnn
+    (None: nothing).
     """
 
     clip: Clip
-    model: Model
-    training: Settings = Settings()
-    validation: Validation | None = None
-    synthetic: dict[str, Annotated[int, Field(ge=1)]] | None = None
     preparation: SerializeAsAny[Preparation] | None = None
-    adversarial: Adversarial | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -166,11 +161,60 @@ class Recipe(Experiment):
             raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _starts_of_the_data(self) -> OfClips:
         known = datasets.get(self.dataset)
         if self.clip.starts is not None and self.clip.starts not in known.clip_starts:
             choices = ", ".join(known.clip_starts) or "none"
             raise ValueError(f"clip.starts is {self.clip.starts!r}; {self.dataset} has: {choices}")
+        return self
+
+    def clips(self, recordings: Recordings, progress: bool = True) -> Clips:
+        """All recordings, prepared and cut as the recipe says. Raises AudioError, DatasetError and ClipError.
+
+        Notebook: 05_heart_sounds_physionet
+        """
+        starts = datasets.get(self.dataset).clip_starts[self.clip.starts] if self.clip.starts else None
+        return Clips.cut(self._prepared(recordings), self.clip.seconds, self.clip.hop_seconds, progress, starts)
+
+    def inputs(self, fold: Fold, **fit_options: Any) -> Clips:
+        """The clips of all recordings."""
+        return self.clips(fold.recordings, fit_options.get("progress", True))
+
+    def validation_rows(self, fold: Fold) -> np.ndarray:
+        """The rows of the validation part of a fold: none."""
+        return fold.split.train[:0]
+
+    def data_identity(self, fold: Fold, inputs: Clips) -> dict[str, Any]:
+        """The fingerprint of the clips' recordings, and that of the sides."""
+        return {"fingerprint": inputs.fingerprint, "split": fold.identity(self.validation_rows(fold))}
+
+    def require_no_copies(self, fold: Fold) -> None:
+        """Raise DatasetError for a sound on both sides under two names, unless the protocol states its leak."""
+        if not fold.protocol.leaky:
+            splits.refuse_copies(fold.recordings, fold.split, copies(self._prepared(fold.recordings)))
+
+    def _prepared(self, recordings: Recordings) -> Recordings:
+        return recordings if self.preparation is None else recordings.prepared(self.preparation)
+
+
+class Recipe(OfClips):
+    """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
+
+    With `adversarial` the model is wrapped in a DomainAdversarial whose domains are the groups.
+    `synthetic` recordings are mixed into the training side; its keys are arguments of `datasets.stand_in`.
+
+    Notebook: 02_spoken_digits_cnn
+    """
+
+    model: Model
+    training: Settings = Settings()
+    validation: Validation | None = None
+    synthetic: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    adversarial: Adversarial | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        known = datasets.get(self.dataset)
         if self.training.keep == "best" and self.validation is None:
             raise ValueError("training.keep is 'best', so the recipe needs a validation part")
         if bool(self.training.extra_per_epoch) != (self.synthetic is not None):
@@ -217,17 +261,6 @@ class Recipe(Experiment):
             return model
         return models.DomainAdversarial(model, n_groups, weight=self.adversarial.weight)
 
-    def clips(self, recordings: Recordings, progress: bool = True) -> Clips:
-        """All recordings, prepared and cut as the recipe says. Raises AudioError, DatasetError and ClipError.
-
-        Notebook: 05_heart_sounds_physionet
-        """
-        starts = datasets.get(self.dataset).clip_starts[self.clip.starts] if self.clip.starts else None
-        return Clips.cut(self._prepared(recordings), self.clip.seconds, self.clip.hop_seconds, progress, starts)
-
-    def _prepared(self, recordings: Recordings) -> Recordings:
-        return recordings if self.preparation is None else recordings.prepared(self.preparation)
-
     def validation_rows(self, fold: Fold) -> np.ndarray:
         """The rows of the validation part of a fold; none where the recipe has no validation part."""
         if self.validation is None:
@@ -249,8 +282,7 @@ class Recipe(Experiment):
         progress = fit_options.get("progress", True)
         clips = self.clips(fold.recordings, progress) if clips is None else clips
         validation = self.validation_rows(fold)
-        if not fold.protocol.leaky:
-            splits.refuse_copies(fold.recordings, fold.split, copies(self._prepared(fold.recordings)))
+        self.require_no_copies(fold)
         extra = None
         if self.synthetic is not None:
             extra = self.clips(datasets.stand_in(self.dataset, progress=progress, **self.synthetic), progress)
@@ -258,18 +290,19 @@ class Recipe(Experiment):
             torch.manual_seed(fold.seed)
             model = self.build(len(fold.recordings.class_names), len(clips.group_names))
         self._try_out(model, clips)
-        own = clips.of_recordings(np.setdiff1d(fold.split.train, validation))
-        chosen_on = clips.of_recordings(validation) if len(validation) else None
+        inputs = self._inputs_of(model, clips, progress)
+        own = inputs.of_recordings(np.setdiff1d(fold.split.train, validation))
+        chosen_on = inputs.of_recordings(validation) if len(validation) else None
         history = training.fit(model, own, chosen_on, self.training, extra=extra, seed=fold.seed, **fit_options)
         return model, history, clips
 
-    def inputs(self, fold: Fold, **fit_options: Any) -> Clips:
-        """The clips of all recordings."""
-        return self.clips(fold.recordings, fit_options.get("progress", True))
-
-    def data_identity(self, fold: Fold, inputs: Clips) -> dict[str, Any]:
-        """The fingerprint of the clips' recordings, and that of the sides."""
-        return {"fingerprint": inputs.fingerprint, "split": fold.identity(self.validation_rows(fold))}
+    def _inputs_of(self, model: Classifier, clips: Clips, progress: bool) -> Clips:
+        """What training gathers its batches from: images made once, where a fixed layer comes first, or the clips."""
+        front_end = model.front_end
+        fixed = front_end.fixed if isinstance(front_end, Pipeline) else None
+        if fixed is None or model.clip_samples is not None or self.synthetic is not None:
+            return clips
+        return ImageClips.of(clips, fixed, progress)
 
     def predict(self, fold: Fold, inputs: Clips | None = None, **fit_options: Any) -> Prediction:
         """Train on the training side of a fold, and predict the clips of its test side and of its validation part."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
+from course_lib.experiments.discriminant import Discriminant
 from course_lib.experiments.form import RecipeError
 from course_lib.experiments.recipe import Ensemble, Experiment, GroupPrior, Recipe
 
@@ -34,18 +35,19 @@ def names(folder: str | Path) -> list[str]:
     return [str(path) for path in own]
 
 
-def load(name: str | Path) -> Recipe | Ensemble | GroupPrior:
+def load(name: str | Path) -> Experiment:
     """Read a recipe of the course by its name, FOLDER/NAME, or any YAML file by its path. Raises RecipeError.
 
-    A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior. `extends: NAME` takes every
-    key that is not given from another recipe, and what is missing where a key is given in part; `protocols` are
-    replaced, and a key or a layer with the value null is left out.
+    A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior or a Discriminant.
+    `extends: NAME` takes every key that is not given from another recipe, and what is missing where a key is given in
+    part; `protocols` are replaced, and a key or a layer with the value null is left out.
 
     Notebook: 02_spoken_digits_cnn
     """
     path = _path(name)
     form = _extended(path, ())
-    kind = Ensemble if "members" in form else GroupPrior if "baseline" in form else Recipe
+    baseline = Discriminant if form.get("baseline") == "discriminant" else GroupPrior
+    kind = Ensemble if "members" in form else baseline if "baseline" in form else Recipe
     try:
         recipe = kind.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)
     except ValidationError as error:

@@ -14,6 +14,7 @@ from course_lib.layers.spectrogram import (
     Standardise,
     StandardiseBands,
 )
+from course_lib.layers.statistics import BandStatistics
 from course_lib.layers.trim_silence import TrimSilence
 from course_lib.layers.waveform_augmentation import (
     AddNoise,

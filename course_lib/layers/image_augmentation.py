@@ -18,6 +18,23 @@ class ImageAugmentation(Augmentation):
         require_images(batch)
 
 
+class RandomCrop(ImageAugmentation):
+    """Images (batch, bands, frames) cut to `share` of their frames, which begin anywhere; whole in evaluation mode.
+
+    Notebook: 07_acoustic_scenes
+    """
+
+    def __init__(self, share: float = 0.5) -> None:
+        super().__init__()
+        self.share = number("share", share, above=0, at_most=1)
+
+    def augment(self, images: Tensor) -> Tensor:
+        frames = max(1, round(self.share * images.shape[2]))
+        first = torch.randint(images.shape[2] - frames + 1, (len(images), 1, 1), device=images.device)
+        position = first + torch.arange(frames, device=images.device)
+        return images.gather(2, position.expand(-1, images.shape[1], -1))
+
+
 class RandomEqualiser(ImageAugmentation):
     """Images in dB (batch, bands, frames) through a smooth random frequency response: another microphone or room.
 

@@ -162,15 +162,43 @@ class Decibels(nn.Module):
 class Standardise(nn.Module):
     """Images (batch, bands, frames) brought to mean 0 and standard deviation 1 each, which takes their level away.
 
+    With `level_only` the mean becomes 0 and the standard deviation stays.
+
     Notebook: 02_spoken_digits_cnn
     """
+
+    def __init__(self, level_only: bool = False) -> None:
+        super().__init__()
+        self.level_only = level_only
 
     def forward(self, images: Tensor) -> Tensor:
         require_images(images)
         precise = images.to(single_at_least(images.dtype))
         centred = precise - precise.mean(dim=(1, 2), keepdim=True)
+        if self.level_only:
+            return centred.to(images.dtype)
         # Clamped before the root, whose slope at 0 is infinite: silence would make every gradient NaN.
         return (centred / centred.square().mean(dim=(1, 2), keepdim=True).clamp(min=1e-10).sqrt()).to(images.dtype)
+
+
+class StandardiseBands(nn.BatchNorm1d):
+    """Images (batch, n_bands, frames) with every band brought to mean 0 and standard deviation 1 over all clips.
+
+    Unlike `Standardise` it leaves a clip its level and its spectrum. The statistics are those of the batch in training
+    mode, and running means of them in evaluation mode. Raises ValueError for images of another number of bands.
+    Source: Ioffe and Szegedy 2015, "Batch normalization", here without parameters.
+
+    Notebook: 07_acoustic_scenes
+    """
+
+    def __init__(self, n_bands: int) -> None:
+        super().__init__(whole("n_bands", n_bands), affine=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        require_images(images)
+        if images.shape[1] != self.num_features:
+            raise ValueError(f"images of {images.shape[1]} bands; this layer was made for n_bands={self.num_features}")
+        return super().forward(images.to(single_at_least(images.dtype))).to(images.dtype)
 
 
 class MFCC(FrontEnd):
@@ -179,7 +207,7 @@ class MFCC(FrontEnd):
     The discrete cosine transform of log-mel energies (dB). Raises ValueError for clips of at most `n_fft // 2`
     samples. Source: Davis and Mermelstein 1980; torchaudio.transforms.MFCC.
 
-    Notebook: 01_waveforms_and_spectrograms
+    Notebook: 01b_quantisation_and_mfcc
     """
 
     def __init__(

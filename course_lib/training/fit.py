@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -59,7 +58,7 @@ def fit(
     fabric = _fabric(settings, accelerator)
     parts = {"clips": train, "validation clips": validation, "extra clips": extra}
     identity = {"settings": settings.identity(), "seed": seed, "model": digest_of_model(model)}
-    identity |= {name: _digest(clips) for name, clips in parts.items()}
+    identity |= {name: clips.digest() if clips else "" for name, clips in parts.items()}
     trainer = Trainer(fabric, learner, model, settings, identity)
     if checkpoint is not None:
         checkpoint = Path(checkpoint).expanduser()
@@ -101,10 +100,10 @@ class _Plain(Classifier):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.front_end, self.network = nn.Identity(), network
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        return self.network(waveforms)
+        return self.network(self.front_end(waveforms))
 
     def require_outputs(self, clips: Clips) -> None:
         """How many outputs it has is not known."""
@@ -181,16 +180,6 @@ def _seed(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-
-
-def _digest(clips: Clips | None) -> str:
-    """A digest of clips: the content of their recordings, where they are cut, their labels and groups."""
-    if not clips:
-        return ""
-    digest = hashlib.sha256(f"{clips.fingerprint} {clips.clip_samples} {clips.sample_rate}".encode())
-    for positions in (clips.start, clips.length, clips.labels, clips.groups):
-        digest.update(positions.cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _balancing_weights(clips: Clips, balance: str) -> Tensor | None:

@@ -22,7 +22,7 @@ class Settings(BaseModel):
     schedule: constant; exponential; one_cycle (linear rise over 15 % of the steps, then half a cosine down to 0).
     decay: factor of the learning rate for each epoch of the exponential schedule.
     label_smoothing: share of a target that is spread over all classes (Szegedy et al. 2016).
-    mixup: alpha of the Beta distribution of the shares in which pairs of clips are mixed (Zhang et al. 2018); 0: none.
+    mixup: alpha of the Beta distribution of the shares in which pairs of images are mixed (Zhang et al. 2018); 0: none.
     averaging: decay for each step of the moving average of the weights, which is then the model; 0: no average.
     extra_per_epoch: how many clips of the extra material (synthetic voices) join each epoch, drawn anew.
     balance: draw with replacement so that every class, or every class of every group, is equally likely.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +33,25 @@ class TrainingError(CourseError):
     """Training cannot go on; the message says why and what to change."""
 
 
-def mixed_up(waveforms: Tensor, targets: list[Tensor], sizes: list[int], alpha: float) -> tuple[Tensor, list[Tensor]]:
-    """Each clip of a batch mixed with another, in shares drawn from Beta(alpha, alpha), and its targets likewise.
+@contextmanager
+def mixing(front_end: nn.Module, batch_size: int, alpha: float) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Mix each of `batch_size` images that a front end makes with another, in shares drawn from Beta(alpha, alpha).
 
-    Waveforms (batch, samples) -> (batch, samples); `targets`, indices (batch,) below `sizes`, -> shares (batch, size).
+    Yields the function that mixes what belongs to the clips, such as their one-hot labels (batch, classes), likewise.
     Source: Zhang et al. 2018, "mixup: Beyond empirical risk minimization".
     """
-    partner = torch.randperm(len(waveforms)).to(waveforms.device)
-    share = torch.distributions.Beta(alpha, alpha).sample((len(waveforms), 1)).to(waveforms.device)
-    one_hot = [functional.one_hot(target, size).float() for target, size in zip(targets, sizes, strict=True)]
-    mixed, *shares = (torch.lerp(values[partner], values, share) for values in (waveforms, *one_hot))
-    return mixed, shares
+    partner = torch.randperm(batch_size)
+    share = torch.distributions.Beta(alpha, alpha).sample((batch_size,))
+
+    def mixed(values: Tensor) -> Tensor:
+        shares = share.to(values).view(-1, *[1] * (values.ndim - 1))
+        return torch.lerp(values[partner.to(values.device)], values, shares)
+
+    hook = front_end.register_forward_hook(lambda _, __, images: mixed(images))
+    try:
+        yield mixed
+    finally:
+        hook.remove()
 
 
 class Trainer:
@@ -86,9 +96,12 @@ class Trainer:
             index = batch[self.fabric.global_rank :: self.fabric.world_size].to(self.fabric.device)
             waveforms, labels = train.batch(index)
             targets = [labels, train.groups[index]]
-            if settings.mixup:
-                waveforms, targets = mixed_up(waveforms, targets, sizes, settings.mixup)
-            with self.fabric.autocast():  # on one device Fabric calls a method other than forward without it
+            with ExitStack() as stack:
+                if settings.mixup:
+                    mixed = stack.enter_context(mixing(self.learner.front_end, len(index), settings.mixup))
+                    pairs = zip(targets, sizes, strict=True)
+                    targets = [mixed(functional.one_hot(indices, size).float()) for indices, size in pairs]
+                stack.enter_context(self.fabric.autocast())  # on one device Fabric only does so for `forward`
                 losses: Losses = self.wrapped.loss(waveforms, *targets, settings.label_smoothing)
             self.optimizer.zero_grad()
             self.fabric.backward(losses.total + self._penalty() if settings.l1_penalty else losses.total)
