@@ -50,10 +50,13 @@ def compress(energies: Tensor, kind: str | None, eps: float) -> Tensor:
 def running_mean(energies: Tensor, speed: Tensor) -> Tensor:
     """mean[t] = (1 - speed) mean[t - 1] + speed energies[t] along the last axis, from mean[0] = energies[0] on."""
     mean = torch.cat([energies[..., :1], speed * energies[..., 1:]], dim=-1)
-    past = 1  # each step doubles the number of past frames that are added up
-    while past < energies.shape[-1]:
-        mean = mean + (1 - speed) ** past * functional.pad(mean[..., :-past], (past, 0))
-        past *= 2
+    frames = energies.shape[-1]
+    # Each step doubles the number of past frames that are added up; what is older has a weight below 1e-14. A program
+    # that is exported takes all steps, since its number of frames is a symbol.
+    for past in (2**step for step in range(15)):
+        if not torch.compiler.is_exporting() and past >= frames:
+            break
+        mean = mean + (1 - speed) ** past * functional.pad(mean, (past, 0))[..., :frames]
     return mean
 
 

@@ -14,6 +14,7 @@ from course_lib.layers.front_end import FrontEnd
 from course_lib.layers.gammatone import parameters, response, scales, signals
 from course_lib.layers.gammatone.backends import operator, reference
 from course_lib.layers.gammatone.compression import COMPRESSIONS, Pcen, compress
+from course_lib.layers.gammatone.convolution import GammatoneConvolution
 from course_lib.layers.gammatone.pooling import Pooling
 from course_lib.layers.gammatone.streaming import Stream
 
@@ -251,6 +252,20 @@ class GammatoneFilterbank(FrontEnd):
         """
         decay, frequency = self._per_sample()
         return Stream(decay, frequency, self._gains(decay), self.order, analytic)
+
+    @torch.no_grad()
+    def to_conv(self, seconds: float = 0.125) -> GammatoneConvolution:
+        """A plain, frozen convolution with the first `seconds` of the filters' responses, for `torch.export` and ONNX.
+
+        It gives the layer's images but for the tails that are cut off: `impulse_responses` shows how long they are.
+        Raises ValueError for less than a sample.
+
+        Notebook: 04_learnable_gammatone
+        """
+        if round(number("seconds", seconds, above=0) * self.sample_rate) < 1:
+            raise ValueError(f"seconds {seconds:g} must last a sample at {self.sample_rate} Hz")
+        pcen = self.pcen if self.compression == "pcen" else None
+        return GammatoneConvolution(self.impulse_responses(seconds), self.pooling, self.compression, self.eps, pcen)
 
     @property
     def pcen(self) -> Pcen:

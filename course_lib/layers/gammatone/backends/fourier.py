@@ -57,7 +57,7 @@ def outputs(waveforms: Tensor, decay: Tensor, frequency: Tensor, order: int, ana
     taps = samples if exporting else min(response.length(decay, order), samples)
     _, envelope, phase = response.parts(decay, frequency, order, taps)
     size = 2 * samples if exporting else _fast_length(max(1, samples + taps - 1))
-    spectrum = torch.fft.rfft(waveforms, size)[:, None]
+    spectrum = torch.fft.rfft(waveforms[:, None], size)
     real = (envelope * torch.cos(phase)).to(waveforms.dtype)
     output = torch.fft.irfft(torch.fft.rfft(real, size) * spectrum, size)[..., :samples]
     if not analytic:
