@@ -1,0 +1,32 @@
+"""A kept network is trained on every recording and stored in half the bytes, with what its user must know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toys import toy
+
+from course_lib import training
+from course_lib.datasets import Recordings
+from course_lib.kept_models import KeptModel
+from tools import train_kept
+
+
+def test_half_the_bytes_give_the_same_answer(fsdd_data: Path, recordings: Recordings, tmp_path: Path) -> None:
+    recipe, path, seen = toy(), tmp_path / "mine" / "toy.safetensors", []
+    model = train_kept.train(recipe, seed=1, progress=False, on_epoch=lambda history: seen.append(history))
+    train_kept.write(path, recipe, model, seed=1)
+    tensors, about = training.state.load(path)
+    assert about["class_names"] == list(recordings.class_names) and about["sample_rate"] == recordings.sample_rate
+    assert about["recipe_hash"] == recipe.hash and about["seed"] == 1 and len(seen) == 1
+    assert {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} == {torch.float16}
+    again = recipe.build(len(recordings.class_names))
+    training.load_model(path, again)
+    sound = torch.randn(800, generator=torch.Generator().manual_seed(0)).numpy()
+    before, after = (
+        KeptModel(recipe, network, recordings.class_names).classify(sound, recordings.sample_rate)
+        for network in (model, again)
+    )
+    assert after == pytest.approx(before, abs=1e-2) and model.last_layer.weight.dtype == torch.float32

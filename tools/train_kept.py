@@ -1,0 +1,51 @@
+"""Trains a kept network on every recording of its data set: `python -m tools.train_kept fsdd/for_strangers`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from course_lib import datasets, environment, experiments, training
+from course_lib.datasets import Split
+from course_lib.experiments.recipe import Fold, Recipe
+
+KEPT = environment.CHECKOUT / "course_lib" / "kept_models"
+
+
+def train(recipe: Recipe, seed: int = 0, checkpoint: Path | None = None, **fit_options: object) -> torch.nn.Module:
+    """The network of a recipe, trained on all recordings: no side is left to test it on."""
+    recordings = datasets.load(recipe.dataset)
+    protocol = datasets.get(recipe.dataset).protocol(next(iter(recipe.protocols)))
+    everything = Split("everything", np.arange(len(recordings)), np.arange(0))
+    fold = Fold(recordings, protocol, everything, seed=seed)
+    return recipe.train(fold, checkpoint=checkpoint, **fit_options)[0].eval()
+
+
+def write(path: Path, recipe: Recipe, model: torch.nn.Module, seed: int) -> None:
+    """The weights in half precision, which halves the file; a score does not feel the rounding."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recordings = datasets.load(recipe.dataset)
+    about = {"recipe": recipe.name, "recipe_hash": recipe.hash, "seed": seed, "sample_rate": recordings.sample_rate}
+    about["class_names"] = list(recordings.class_names)
+    training.save_model(path, copy.deepcopy(model).half(), **about)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="FOLDER/NAME of a recipe")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    recipe = experiments.load(chosen.recipe)
+    path = KEPT / f"{recipe.name}.safetensors"
+    checkpoint = environment.cache_folder() / f"kept-{recipe.hash}-{chosen.seed}.safetensors"
+    write(path, recipe, train(recipe, chosen.seed, checkpoint), chosen.seed)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
