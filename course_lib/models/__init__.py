@@ -12,6 +12,7 @@ from course_lib.models.lean_spectnet import LeanSpectNet
 from course_lib.models.log_mel_cnn import LogMelCNN
 from course_lib.models.power_spectrogram_cnn import PowerSpectrogramCNN
 from course_lib.models.sample_cnn import SampleCNN, StridedSampleCNN
+from course_lib.models.scene_cnn import SceneCNN
 from course_lib.models.spectnet import SpectNet
 from course_lib.models.spectrogram_cnn import SpectrogramCNN
 
