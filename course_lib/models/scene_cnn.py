@@ -50,5 +50,5 @@ class SceneCNN(Classifier):
 
 
 def scene_images(sample_rate: int, n_bands: int) -> nn.Sequential:
-    """The default front end: waveforms (batch, samples) -> log-mel images (batch, n_bands, frames), 100 frames a second."""
+    """The default front end: waveforms (batch, samples) -> images (batch, n_bands, frames), 100 frames a second."""
     return nn.Sequential(LogMel(sample_rate, n_bands, 2048, sample_rate // 100, f_min=40), StandardiseBands(n_bands))
