@@ -10,12 +10,13 @@ import soundfile as sf
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from course_lib import datasets, evaluation, layers
+from course_lib import datasets, evaluation, experiments, layers
 from course_lib.clips import Clips
 from course_lib.datasets import dcase2016, splits
 from course_lib.datasets.dataset import Protocol
 from course_lib.datasets.recordings import DatasetError, LayoutError
 from course_lib.datasets.stand_ins import scenes
+from course_lib.experiments import Ensemble, Recipe, recipes
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,33 @@ def test_the_evaluation_part_is_tested_by_all_of_development(folder: Path, chang
     (changed / "evaluation").rename(changed / "elsewhere")
     with pytest.raises(DatasetError, match="no folder evaluation"):
         protocol("evaluation").splits(dcase2016.read(changed, "stand-in"), 0)
+
+
+def test_a_recipe_is_run_on_the_evaluation_part_as_soon_as_it_is_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dcase2016").mkdir()
+    (tmp_path / "dcase2016" / "development").symlink_to(folder / "development")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    recipe = recipes.load("dcase2016/gammatone_16").with_training(epochs=1, precision="32-true")
+    assert "evaluation" in recipe.protocols
+    form = recipe.model_dump() | {"name": "mine/short", "clip": {"seconds": 1.0}}
+    form["model"]["settings"] |= {"channels": [2, 2, 2]}
+    short = Recipe.model_validate(form)
+    with pytest.raises(DatasetError, match="no folder evaluation beside development"):
+        experiments.run(short, protocol="evaluation", progress=False)
+    (tmp_path / "dcase2016" / "evaluation").symlink_to(folder / "evaluation")
+    (result,) = experiments.run(short, protocol="evaluation", progress=False)
+    assert (result.train, result.test, result.validation) == (15 * 4 * 2, 15 * 2, 0)
+    assert result.note == "120 of 3,510 segments"
+
+
+def test_every_recipe_has_the_evaluation_protocol_and_cuts_all_of_a_long_recording() -> None:
+    for name in experiments.names("dcase2016"):
+        recipe = recipes.load(name)
+        assert {"folds", "evaluation"} <= recipe.protocols.keys()
+        if not isinstance(recipe, Ensemble):
+            assert recipe.clip.hop_seconds == recipe.clip.seconds, "published recordings last 30 s"
 
 
 def test_segments_with_faults_are_tested_and_not_trained_on(changed: Path) -> None:

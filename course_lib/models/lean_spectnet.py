@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank, Standardise
+from course_lib.layers.waveforms import require_waveforms
 from course_lib.models.base import Classifier, mean_and_maximum
 
 
@@ -43,6 +44,7 @@ class LeanSpectNet(Classifier):
         self.classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, n_classes))
 
     def embed(self, waveforms: Tensor) -> Tensor:
+        require_waveforms(waveforms)
         frames = self.features(self.front_end(waveforms)[:, None]).flatten(1, 2)
         return mean_and_maximum(functional.relu(self.across_bands(frames)), dim=2)
 

@@ -45,8 +45,10 @@ class SceneCNN(Classifier):
     def embed(self, waveforms: Tensor) -> Tensor:
         maps = self.features(self.front_end(waveforms)[:, None])
         frames = self.across_bands(maps.flatten(1, 2)).float()
-        variance = frames.var(dim=2, correction=0).clamp(min=1e-6)  # clamped: the root's slope at 0 is infinite
-        return torch.cat([frames.mean(dim=2), variance.sqrt()], dim=1)
+        mean = frames.mean(dim=2)
+        variance = frames.var(dim=2, correction=0) if len(frames) else mean  # torch warns of a batch without clips
+        spread = variance.clamp(min=1e-6).sqrt()  # clamped: the slope of the root at 0 is infinite
+        return self.in_own_precision(torch.cat([mean, spread], dim=1))
 
 
 def scene_images(sample_rate: int, n_bands: int) -> nn.Sequential:
