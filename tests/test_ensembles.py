@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from toys import FORM, PRIOR, run, write_recipe
 
 from course_lib import environment, experiments, training
 from course_lib.datasets import Recordings
-from course_lib.evaluation import group_prior
+from course_lib.evaluation import EvaluationError, choose_members, group_prior
 from course_lib.experiments import Ensemble, RecipeError, recipes
 
 TOGETHER = {key: FORM[key] for key in ("dataset", "protocols")} | {"title": "Together"}
@@ -149,3 +150,42 @@ def test_a_network_and_the_prior_together(tmp_path: Path) -> None:
     product = np.sqrt(network * prior.loc[network.index])
     found = experiments.predictions(result).loc[network.index]
     np.testing.assert_allclose(found, product.div(product.sum(axis=1), axis=0), atol=1e-5)
+
+
+def certain(classes: list[int]) -> pd.DataFrame:
+    """Probabilities of recordings r0, r1 ... that are sure of the given classes."""
+    return pd.DataFrame(np.eye(3)[classes] * 0.7 + 0.1, index=[f"r{row}" for row in range(len(classes))])
+
+
+def test_members_are_chosen_that_are_best_together() -> None:
+    labels = pd.Series([0, 1, 2, 0, 1, 2], index=[f"r{row}" for row in range(6)])
+    good, half, wrong = certain([0, 1, 2, 0, 1, 0]), certain([0, 1, 0, 0, 1, 2]), certain([1, 2, 0, 1, 2, 0])
+    assert choose_members({"wrong": wrong, "good": good}, labels) == ("good",)
+    sure = half.copy()
+    sure.loc["r5"] = [0.01, 0.01, 0.98]  # right where the other is wrong, and surer of it
+    good.loc["r2"] = [0.01, 0.01, 0.98]
+    assert choose_members({"wrong": wrong, "good": good, "sure": sure}, labels) == ("good", "sure")
+    assert choose_members({"a": good, "b": good.iloc[::-1]}, labels) == ("a",), "of equals the smaller set"
+    with pytest.raises(EvaluationError, match="from 1 to 12"):
+        choose_members({}, labels)
+
+
+def test_members_are_chosen_on_the_training_side_of_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, protocols = tmp_path / "mine", {"leave_one_speaker_out": 1}
+    members = [write_recipe(folder / f"{name}.yaml", protocols=protocols) for name in ("one", "other")]
+    form = TOGETHER | {"protocols": protocols}
+    some = recipes.load(write_recipe(folder / "some.yaml", form, members=members, chosen_on="leave_one_speaker_out"))
+    shown: list[set[str]] = []
+
+    def first(predicted: dict[str, pd.DataFrame], labels: pd.Series) -> tuple[str, ...]:
+        shown.append({name.split("_")[1] for clips in predicted.values() for name in clips.index})
+        return (next(iter(predicted)),)
+
+    monkeypatch.setattr("course_lib.evaluation.choose_members", first)
+    results = run(some)
+    assert [set(result.members) for result in results] == [{"mine/one"}] * 3
+    assert shown[:3] == [{"bob", "cleo"}, {"ann", "cleo"}, {"ann", "bob"}], "nothing of the speaker that is left out"
+    every = recipes.load(write_recipe(folder / "every.yaml", form, members=members))
+    assert every.hash != some.hash
+    with pytest.raises(RecipeError, match="no protocol official to be chosen on"):
+        _ = recipes.load(write_recipe(folder / "odd.yaml", form, members=members, chosen_on="official")).recipes

@@ -5,6 +5,7 @@ from course_lib.evaluation.decisions import (
     EvaluationError,
     abstention,
     best_threshold,
+    choose_members,
     clip_accuracy,
     decide,
     fraction_correct,

@@ -1,6 +1,7 @@
 """From the clips of a recording to one decision about it, and how confident that is."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from course_lib.evaluation.metrics import scores
 
 T = TypeVar("T", float, np.ndarray, pd.Series)
 _SMALLEST = 1e-7
+_MOST_MEMBERS = 12
 
 
 class EvaluationError(CourseError, ValueError):
@@ -40,6 +42,29 @@ def pool_members(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
     logs = pd.concat([np.log(pool_clips(member)) for member in members], keys=range(len(members)))
     counts = logs.groupby(level=1, sort=False).transform("size")
     return _geometric_mean(logs[counts == len(members)], level=1)
+
+
+def choose_members(members: Mapping[str, pd.DataFrame], labels: pd.Series) -> tuple[str, ...]:
+    """The names of the models that have the highest balanced accuracy together, by `pool_members`.
+
+    `members` maps a name to class probabilities of clips, `labels` the name of a recording to its class. Every set is
+    compared; of equals the smallest and then the first is taken. Choose on recordings that you will not test on.
+    Raises EvaluationError for no member, or more than 12: 4,095 sets.
+
+    Notebook: 07_acoustic_scenes
+    """
+    if not 1 <= len(members) <= _MOST_MEMBERS:
+        raise EvaluationError(f"choose from 1 to {_MOST_MEMBERS} members, not {len(members)}")
+    logs = pd.concat({name: np.log(pool_clips(clips)) for name, clips in members.items()})
+    counts = logs.groupby(level=1).transform("size")
+    logs = logs[counts == len(members)]
+    of_member = [logs.loc[name].sort_index() for name in members]
+    actual = labels[of_member[0].index].to_numpy()
+    values = np.stack([each.to_numpy() for each in of_member])
+    sets = [chosen for size in range(1, len(members) + 1) for chosen in combinations(range(len(members)), size)]
+    classes = values.shape[2]
+    reached = [scores(actual, values[list(c)].sum(axis=0).argmax(axis=1), classes)["balanced_accuracy"] for c in sets]
+    return tuple(list(members)[number] for number in sets[int(np.argmax(reached))])
 
 
 def _geometric_mean(logs: pd.DataFrame, level: int) -> pd.DataFrame:

@@ -374,7 +374,10 @@ class GroupPrior(Experiment):
 class Ensemble(Experiment):
     """Several recipes that decide together: the mean of their log-probabilities, seed by seed, fold by fold.
 
-    A GroupPrior may be one of them: what is known of the group, beside what is in the sound.
+    A GroupPrior may be one of them: what is known of the group, beside what is in the sound. With `chosen_on`, a
+    protocol, only those members decide that together did best under it, on recordings of this fold's training side;
+    their networks had been trained on other folds, so a fold's test side may be in what they learned from, but never
+    in what they are chosen by.
 
     Source: Hinton 1999, "Products of experts".
 
@@ -382,6 +385,7 @@ class Ensemble(Experiment):
     """
 
     members: list[str] = Field(min_length=2)
+    chosen_on: str | None = None
 
     @property
     def recipes(self) -> list[Recipe | GroupPrior]:
@@ -396,19 +400,39 @@ class Ensemble(Experiment):
             raise RecipeError(f"{self.name}: a member is named twice, and its predictions would count twice")
         if all(isinstance(member, GroupPrior) for member in members):
             raise RecipeError(f"{self.name}: none of the members is a network")
+        if lacking := [member.name for member in members if self.chosen_on not in (None, *member.protocols)]:
+            raise RecipeError(f"{self.name}: {lacking[0]} has no protocol {self.chosen_on} to be chosen on")
         return members
 
     @property
     def hash(self) -> str:
         """Eight hex digits that change when a member's do."""
-        return hashlib.sha256(" ".join(member.hash for member in self.recipes).encode()).hexdigest()[:8]
+        parts = [member.hash for member in self.recipes] + ([self.chosen_on] if self.chosen_on else [])
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
     def inputs(self, fold: Fold, **fit_options: Any) -> list[Result]:
-        """The members' results on this fold; those that are missing are run."""
+        """The results on this fold of the members that decide; those that are missing are run."""
         from course_lib.experiments.runs import run
 
+        members = self.recipes if self.chosen_on is None else self.chosen(fold, **fit_options)
         names = (fold.seed, fold.protocol.name, fold.split.name)
-        return [result for member in self.recipes for result in run(member, *names, **fit_options)]
+        return [result for member in members for result in run(member, *names, **fit_options)]
+
+    def chosen(self, fold: Fold, **fit_options: Any) -> list[Recipe | GroupPrior]:
+        """The members that did best together under `chosen_on`, on the training side of a fold.
+
+        Notebook: 07_acoustic_scenes
+        """
+        from course_lib.experiments.runs import run
+
+        train = fold.recordings.table["recording"].to_numpy(str)[fold.split.train]
+        predicted = {}
+        for member in self.recipes:
+            parts = [files.predictions(result) for result in run(member, fold.seed, self.chosen_on, **fit_options)]
+            clips = pd.concat(parts)
+            predicted[member.name] = clips[clips.index.isin(train)]
+        names = evaluation.choose_members(predicted, fold.table["label"])
+        return [member for member in self.recipes if member.name in names]
 
     def data_identity(self, fold: Fold, inputs: list[Result]) -> dict[str, Any]:
         """The data of the members, and the predictions that they made."""
