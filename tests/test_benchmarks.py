@@ -17,6 +17,7 @@ from course_lib.layers.waveform_augmentation import Augmentation
 from course_lib.timing import Timings, interleaved, saved_bytes
 from tools.benchmarks import gammatone
 from tools.benchmarks.__main__ import main
+from tools.benchmarks.comparisons import LeafFrontEnd, SincFrontEnd
 
 
 def test_candidates_take_turns() -> None:
@@ -98,3 +99,18 @@ def test_augmentation_is_measured_against_its_model(capsys: pytest.CaptureFixtur
         random = [name for layer in recipes.load(row["recipe"]).model.front_end for name in layer]
         assert set(row["layers_ms"]) == {name for name in random if issubclass(getattr(layers, name), Augmentation)}
         assert all(row[key] > 0 for key in ("augmentation_ms", "forward_ms", "ratio"))
+
+
+@pytest.mark.parametrize("kind", [SincFrontEnd, LeafFrontEnd])
+def test_comparison_layers_hear_a_tone_in_its_band_and_learn(kind: type[nn.Module]) -> None:
+    layer = kind(16, 8000, 401, 200, 80)
+    edges = 2595 * torch.log10(1 + torch.tensor([60.0, 4000.0]) / 700)
+    centres = 700 * (10 ** (torch.linspace(*edges.tolist(), 33)[1::2] / 2595) - 1)
+    for band in (2, 8, 13):
+        tone = torch.sin(2 * torch.pi * centres[band] * torch.arange(8000) / 8000)
+        louder = layer(torch.cat([torch.zeros(1, 800), tone[None]], 1))
+        assert louder.shape == (1, 16, 108)
+        onset = louder[0, :, 20] - louder[0, :, 0]
+        assert abs(int(onset.argmax()) - band) <= 1
+    layer(torch.randn(2, 4000)).square().mean().backward()
+    assert all(parameter.grad.isfinite().all() and (parameter.grad != 0).any() for parameter in layer.parameters())

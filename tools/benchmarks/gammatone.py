@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank
 from course_lib.timing import Timings, interleaved, saved_bytes
+from tools.benchmarks.comparisons import LeafFrontEnd, SincFrontEnd
 from tools.benchmarks.machine import machine, peak_bytes, store
 
 OURS, FFT, PUBLISHED, MEL = "gammatone", "gammatone, fft", "published layer", "mel spectrogram (fixed)"
-CONVOLUTION, SINC = "convolution, average pooling", "asteroid ParamSinc, pooled"
+CONVOLUTION, SINC, LEAF = "convolution, average pooling", "SincNet's filters, pooled", "LEAF"
 # Of a candidate's forward pass; beyond that it is left out.
 _MOST_MULTIPLICATIONS, _MOST_BYTES, _MOST_OUTPUTS = 4e11, 3e9, 1e8
 
@@ -119,22 +120,6 @@ def _nnaudio(case: Case) -> nn.Module:
     )
 
 
-class _PooledSinc(nn.Module):
-    def __init__(self, case: Case) -> None:
-        from asteroid_filterbanks import Encoder, ParamSincFB
-
-        super().__init__()
-        bank = ParamSincFB(
-            case.filters, case.taps, stride=1, sample_rate=case.sample_rate,
-            min_low_hz=case.sample_rate / 320, min_band_hz=case.sample_rate / 320,
-        )  # fmt: skip
-        self.encoder, self.window, self.hop = Encoder(bank), case.window, case.hop
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        energies = self.encoder(waveforms[:, None]).square()
-        return torch.log(functional.avg_pool1d(energies, self.window, self.hop) + 1e-10)
-
-
 # Name -> how to make it, and the package it needs beside the course's own.
 CANDIDATES: dict[str, tuple[Callable[[Case], nn.Module], str | None]] = {
     OURS: (lambda case: GammatoneFilterbank(case.filters, case.sample_rate), None),
@@ -143,7 +128,8 @@ CANDIDATES: dict[str, tuple[Callable[[Case], nn.Module], str | None]] = {
     CONVOLUTION: (lambda case: PooledConvolution(*case.published), None),
     MEL: (_mel_spectrogram, None),
     "nnAudio Gammatonegram": (_nnaudio, "nnAudio"),
-    SINC: (_PooledSinc, "asteroid_filterbanks"),
+    SINC: (lambda case: SincFrontEnd(*case.published), None),
+    LEAF: (lambda case: LeafFrontEnd(*case.published), None),
 }
 
 
@@ -153,7 +139,7 @@ def _why_not(name: str, case: Case) -> str | None:
     if package is not None and importlib.util.find_spec(package) is None:
         return f"{package} is not installed (pip install course-lib[benchmark])"
     outputs = case.clips * case.filters * case.samples
-    if name in (PUBLISHED, CONVOLUTION, SINC) and (
+    if name in (PUBLISHED, CONVOLUTION, SINC, LEAF) and (
         outputs * case.taps > _MOST_MULTIPLICATIONS or 12 * outputs > _MOST_BYTES
     ):
         return f"too large: {2 * outputs * case.taps / 1e12:.1f} TFLOP and {8 * outputs / 1e9:.1f} GB forward"
@@ -232,6 +218,29 @@ def growth(rounds: int, seconds: float = 10.0) -> dict[str, Any]:
     return report
 
 
+def profile(rounds: int, seconds: float = 10.0) -> dict[str, Any]:
+    """Milliseconds of the parts of a training step, one thread, for one clip at 16 kHz through 64 filters.
+
+    Without derivatives is what a layer that learns nothing takes; backward is the whole step less its forward pass.
+    """
+    case = Case(1, int(16_000 * seconds), 16_000, 64)
+    layer, waveforms = GammatoneFilterbank(case.filters, case.sample_rate), torch.randn(1, case.samples) / 4
+    parts = {
+        "energies without derivatives": torch.no_grad()(lambda: layer.energies(waveforms)),
+        "energies with derivatives": lambda: layer.energies(waveforms),
+        "image with derivatives": lambda: layer(waveforms),
+        "step": functools.partial(_step, layer, waveforms),
+        MEL: functools.partial(_forward, _mel_spectrogram(case), waveforms),
+    }
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        timings = interleaved(parts, rounds)
+    finally:
+        torch.set_num_threads(threads)
+    return {"case": str(case), "threads": 1} | {name: round(1e3 * timings.least(name), 3) for name in parts}
+
+
 def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure all cases, tell each when it is done, and write results/benchmarks/gammatone-cpu.json.
 
@@ -248,7 +257,9 @@ def run(quick: bool = False, report_on: Callable[[str], None] = print) -> dict[s
         measured = measure(case, 2 if quick else 5 if large else 15)
         report["cases"].append(measured)
         report_on(table(measured))
+    report["profile"] = profile(2, 0.25) if quick else profile(25)
     report["growth"] = growth(1, 0.25) if quick else growth(3)
+    report_on(", ".join(f"{name} {value}" for name, value in report["profile"].items()))
     for axis, growths in report["growth"].items():
         exponents = (f"{name} {value['exponent']:.2f}" for name, value in growths.items() if name != "sizes")
         report_on(f"time grows with {axis} to the power: {', '.join(exponents)}")
