@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from course_lib.layers import GammatoneFilterbank
 from course_lib.layers.gammatone import response
-from course_lib.layers.gammatone.backends import numba_kernel, operator, plan, recursive
+from course_lib.layers.gammatone.backends import fourier, numba_kernel, operator, plan, recursive
 from course_lib.layers.gammatone.pooling import Pooling
 
 BACKENDS = ["reference", "fft", "recursive"]
@@ -413,3 +413,29 @@ def test_every_frame_is_a_run_of_segments(first: int, window: int, hop: int, mor
     starts = first + hop * np.arange(len(frames))
     np.testing.assert_array_equal(edges[frames[:, 0]], starts)
     np.testing.assert_array_equal(edges[frames[:, 1]], starts + window)
+
+
+@pytest.mark.parametrize("power", range(7))
+def test_powers_are_running_sums_of_delayed_whole_numbers(power: int) -> None:
+    sums = np.zeros(20)
+    taps = plan.whole_numbers(power)
+    sums[: len(taps)] = taps
+    for _ in range(power + 1):
+        sums = np.cumsum(sums)
+    np.testing.assert_array_equal(sums, [float(k**power) for k in range(20)])
+
+
+# Filters wider than 1.25 radians a sample go another way through the kernel, their neighbours with them.
+@pytest.mark.parametrize("widest", [0.4, 1.2, 1.3, 1.6])
+@pytest.mark.parametrize("order", [1, 4, 6])
+def test_wide_filters(order: int, widest: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    decay = torch.linspace(0.01, widest, 20)
+    settings_ = decay, torch.rand(20, generator=generator) * 3, torch.rand(20, generator=generator), order
+    pooling, waveforms = Pooling(3, 25, 10), noises(2, 300)
+    ours = recursive.energies(waveforms, *settings_, pooling)
+    double = (each.double() if isinstance(each, Tensor) else each for each in (waveforms, *settings_))
+    for got, expected in zip(ours, fourier.energies(*double, pooling), strict=True):
+        assert (got - expected).norm() < 1e-5 * expected.norm()
+    alone = recursive.energies(waveforms, *settings_, pooling, False)
+    assert torch.equal(alone[0], ours[0]) and alone[1].numel() == alone[2].numel() == 0

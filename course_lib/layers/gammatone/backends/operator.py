@@ -21,7 +21,7 @@ _TRITON = importlib.util.find_spec("triton") is not None  # comes with torch whe
 @torch.library.custom_op("course_lib::gammatone_energies", mutates_args=())
 def _energies(
     waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor,
-    order: int, first: int, window: int, hop: int, method: str,
+    order: int, first: int, window: int, hop: int, method: str, derivatives: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     arguments = waveforms, decay, frequency, power, order, Pooling(first, window, hop)
     if method == "fft":
@@ -30,13 +30,15 @@ def _energies(
         from course_lib.layers.gammatone.backends import triton_kernel
 
         return triton_kernel.energies(*arguments)
-    return recursive.energies(*arguments)
+    return recursive.energies(*arguments, derivatives)
 
 
 @_energies.register_fake
-def _(waveforms, decay, frequency, power, order, first, window, hop, method):
-    shape = len(waveforms), len(decay), Pooling(first, window, hop).frames(waveforms.shape[1])
-    return tuple(waveforms.new_empty(shape) for _ in range(3))
+def _(waveforms, decay, frequency, power, order, first, window, hop, method, derivatives=True):
+    frames = Pooling(first, window, hop).frames(waveforms.shape[1])
+    clips, all_three = len(waveforms), derivatives or method == "fft" or waveforms.is_cuda
+    rows = (clips, clips, clips) if all_three else (clips, 0, 0)
+    return tuple(waveforms.new_empty(each, len(decay), frames) for each in rows)
 
 
 @torch.library.custom_op("course_lib::gammatone_energies_gradient", mutates_args=())
@@ -63,7 +65,7 @@ def _(grad, waveforms, decay, frequency, power, order, first, window, hop, metho
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     energies, by_decay, by_frequency = output
     needs_waveforms, needs_decay, needs_frequency, needs_power, *_ = ctx.needs_input_grad
-    waveforms, decay, frequency, power, *ctx.settings = inputs
+    waveforms, decay, frequency, power, *ctx.settings, _ = inputs
     ctx.save_for_backward(
         by_decay if needs_decay else None,
         by_frequency if needs_frequency else None,
@@ -84,7 +86,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     by_waveforms = None
     if waveforms is not None and grad is not None:
         by_waveforms = _energies_gradient(grad, waveforms, decay, frequency, power, *ctx.settings)
-    return by_waveforms, total(by_decay), total(by_frequency), by_power, *[None] * 5
+    return by_waveforms, total(by_decay), total(by_frequency), by_power, *[None] * 6
 
 
 _energies.register_autograd(_backward, setup_context=_save)
@@ -97,7 +99,8 @@ def energies(
 
     `method` is fft, or recursive (float32 only, and only where `has_kernel`).
     """
-    return _energies(waveforms, decay, frequency, power, order, *pooling, method)[0]
+    derivatives = torch.is_grad_enabled() and (decay.requires_grad or frequency.requires_grad)
+    return _energies(waveforms, decay, frequency, power, order, *pooling, method, derivatives)[0]
 
 
 @torch.library.custom_op("course_lib::gammatone_outputs", mutates_args=())

@@ -1,6 +1,7 @@
 """What the compiled kernels share: how a signal is cut up, and the numbers that make the chain of filters."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -46,3 +47,13 @@ def coefficients(order: int) -> tuple[np.ndarray, tuple[np.float32, ...]]:
         chain[: order - j + 1, j - 1] = fractions[j:]
     mix = np.linalg.solve(chain, response.pole_fractions(order - 1))
     return np.array(fractions, dtype=np.float64), tuple(np.float32(share) for share in mix)
+
+
+@functools.cache
+def whole_numbers(power: int) -> tuple[int, ...]:
+    """The a_i of sum_k k^power s^k = sum_i a_i s^i / (1 - s)^(power + 1): Euler's, one place later for a power above 0.
+
+    By (power + 1)-fold differences of the powers: the sum times (1 - s)^(power + 1) ends after s^power.
+    """
+    signs = [(-1) ** j * math.comb(power + 1, j) for j in range(power + 1)]
+    return tuple(sum(signs[j] * (i - j) ** power for j in range(i + 1)) for i in range(power + 1))

@@ -19,23 +19,30 @@ _SHARES = 6  # that each thread would take if they were equally fast
 
 
 def energies(
-    waveforms: Tensor, decay: Tensor, frequency: Tensor, power: Tensor, order: int, pooling: Pooling
+    waveforms: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    power: Tensor,
+    order: int,
+    pooling: Pooling,
+    derivatives: bool = True,
 ) -> tuple[Tensor, ...]:
     """`power` times the energies of float32 waveforms (batch, samples), and the derivatives by `decay` and `frequency`.
 
-    Each has the shape (batch, filters, frames). Uses `torch.get_num_threads()` threads; the result is the same, bit by
-    bit, for any number of them and for any batch around a clip.
+    Each has the shape (batch, filters, frames); without `derivatives` the last two have no clips. Uses
+    `torch.get_num_threads()` threads; the result is the same, bit by bit, for any number of them and for any batch
+    around a clip.
     """
     clips, samples = waveforms.shape
     edges, frames = plan.segments(samples, pooling)
     blocks = -(-len(decay) // plan.LANES)
-    maps = tuple(waveforms.new_empty(clips, len(decay), len(frames)) for _ in range(3))
+    maps = tuple(waveforms.new_empty(rows, len(decay), len(frames)) for rows in (clips, *2 * [clips * derivatives]))
     # Beside such a piece the time to ring in is short.
     piece = 1 + int(max(_PIECE, 32 * plan.RING_IN / response.smallest(decay))) // pooling.hop
     units = clips * blocks * -(-len(frames) // piece)
     work = functools.partial(
         _kernel(order), *_arrays(waveforms, decay, frequency, power), *plan.coefficients(order), edges, frames,
-        pooling.window, piece, tuple(_arrays(*maps)),
+        pooling.window, piece, derivatives, tuple(_arrays(*maps)),
     )  # fmt: skip
     _in_shares(work, units)
     return maps
@@ -125,7 +132,19 @@ def _kernel(order: int) -> Callable[..., None]:
 
     clip, filters, frames = np.zeros((0, 1), np.float32), np.ones(0, np.float32), np.zeros((0, 2), np.int64)
     maps = 3 * (np.zeros((0, 0, 0), np.float32),)
-    nothing = (clip, filters, filters, filters, *plan.coefficients(order), np.zeros(1, np.int64), frames, 1, 1, maps)
+    nothing = (
+        clip,
+        filters,
+        filters,
+        filters,
+        *plan.coefficients(order),
+        np.zeros(1, np.int64),
+        frames,
+        1,
+        1,
+        True,
+        maps,
+    )
     return _compiled(lambda: numba_kernel.stored(), lambda: numba_kernel.unstored(), nothing)
 
 
