@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import course_lib
-from course_lib import datasets, experiments, kept_models, training
+from course_lib import audio, datasets, experiments, kept_models, training
+from course_lib.datasets.stand_ins import digits
 from course_lib.kept_models import KeptModel, KeptModelError, find_word, kept
 
 RATE = 8000
@@ -172,10 +173,29 @@ def test_a_network_is_kept_with_its_recipe_classes_and_card(tmp_path: Path, monk
     model = course_lib.kept(name)
     assert model.class_names == tuple("0123456789") and model.sample_rate == 8000 and model.card == "# Card\n"
     sound = surrounded(word(500), 100, 100)
-    with torch.inference_mode():
-        expected = network.eval()(model.clips(sound, RATE)).log_softmax(dim=1).mean(dim=0).softmax(dim=0)
-    assert list(model.classify(sound, RATE).values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    same = KeptModel(experiments.load(name), network, model.class_names)
+    assert model.classify(sound, RATE) == pytest.approx(same.classify(sound, RATE), abs=1e-5)
     kept.cache_clear()
+
+
+class Heard(nn.Module):
+    """Even logits; remembers the clips that it was shown."""
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        self.clips = waveforms
+        return torch.zeros(len(waveforms), 10)
+
+
+def test_a_word_is_heard_at_three_speeds() -> None:
+    network = Heard()
+    model = KeptModel(experiments.load("fsdd/log_mel_cnn"), network, tuple("0123456789"))
+    sound = surrounded(word(1000), 2000, 2000)
+    model.classify(sound, RATE)
+    spectra = torch.fft.rfft(network.clips, n=RATE).abs()
+    heard = spectra.argmax(dim=1).unique().tolist()
+    assert heard == pytest.approx([900, 1000, 1100], abs=3)
+    own_speed = model.clips(sound, RATE)
+    assert all(any(torch.equal(clip, other) for other in network.clips) for clip in own_speed)
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
@@ -191,6 +211,41 @@ def test_every_kept_network_is_small_and_has_a_card(name: str) -> None:
     assert not model.network.training
     answer = model.classify(surrounded(word(500), 3000, 3000), 16_000)
     assert tuple(answer) == model.class_names and best(answer)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> list[np.ndarray]:
+    """The ten digits by a synthetic voice, at 8 kHz."""
+    return digits.spoken(1, seed=5)[0]
+
+
+def test_the_network_for_strangers_knows_the_digits_of_a_synthetic_voice(spoken: list[np.ndarray]) -> None:
+    model = kept("fsdd/for_strangers")
+    answers = [model.classify(surrounded(sound, 2400, 2400, 1e-4), RATE) for sound in spoken]
+    assert np.mean([best(answer) == str(digit) for digit, answer in enumerate(answers)]) >= 0.8
+
+
+def test_the_network_for_strangers_gives_the_same_answer_at_any_level_rate_and_start(spoken: list[np.ndarray]) -> None:
+    model = kept("fsdd/for_strangers")
+    sound = surrounded(spoken[7], 2400, 2400, 1e-4)
+    expected = model.classify(sound, RATE)
+    waveform = torch.from_numpy(sound).float()
+    assert model.classify(1e-3 * sound, RATE) == pytest.approx(expected, abs=1e-3)
+    assert model.classify(np.concatenate([np.zeros(4000), sound]), RATE) == pytest.approx(expected, abs=0.05)
+    for rate in (16_000, 44_100):
+        assert model.classify(audio.resample(waveform, RATE, rate), rate) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("samples", [np.zeros(8000), np.zeros(0), np.full(8000, np.nan)])
+def test_the_network_for_strangers_refuses_what_is_no_sound(samples: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"nothing to hear|no samples|not all finite"):
+        kept("fsdd/for_strangers").classify(samples, RATE)
+
+
+@pytest.mark.parametrize("name", kept_models.names())
+def test_kept_weights_are_those_of_their_recipe(name: str) -> None:
+    _, about = training.state.load(kept_models.FOLDER / f"{name}.safetensors")
+    assert about["recipe_hash"] == experiments.load(name).hash
 
 
 @pytest.mark.parametrize("name", [name for name in kept_models.names() if name.startswith("fsdd/")])
