@@ -179,11 +179,12 @@ def test_members_are_chosen_on_the_training_side_of_each_fold(tmp_path: Path, mo
 
     def first(predicted: dict[str, pd.DataFrame], labels: pd.Series) -> tuple[str, ...]:
         shown.append({name.split("_")[1] for clips in predicted.values() for name in clips.index})
-        return (next(iter(predicted)),)
+        return tuple(predicted)[: 1 + len(shown) % 2]
 
     monkeypatch.setattr("course_lib.evaluation.choose_members", first)
     results = run(some)
-    assert [set(result.members) for result in results] == [{"mine/one"}] * 3
+    assert [len(result.members) for result in results] == [2, 1, 2]
+    assert len(experiments.results(some, "leave_one_speaker_out", whole_seeds=True)) == 3
     assert shown[:3] == [{"bob", "cleo"}, {"ann", "cleo"}, {"ann", "bob"}], "nothing of the speaker that is left out"
     every = recipes.load(write_recipe(folder / "every.yaml", form, members=members))
     assert every.hash != some.hash

@@ -436,8 +436,11 @@ class Ensemble(Experiment):
 
     def data_identity(self, fold: Fold, inputs: list[Result]) -> dict[str, Any]:
         """The data of the members, and the predictions that they made."""
+        fingerprints = [member.fingerprint for member in inputs]
+        if self.chosen_on is not None:  # there are more of them in one fold than in another
+            fingerprints = list(set(fingerprints))
         return {
-            "fingerprint": digest_of(*sorted(member.fingerprint for member in inputs)),
+            "fingerprint": digest_of(*sorted(fingerprints)),
             "split": digest_of(*sorted({member.split for member in inputs if member.parameters})),
             "members": {member.recipe: member.predictions for member in inputs},
         }
