@@ -198,7 +198,16 @@ class StandardiseBands(nn.BatchNorm1d):
         require_images(images)
         if images.shape[1] != self.num_features:
             raise ValueError(f"images of {images.shape[1]} bands; this layer was made for n_bands={self.num_features}")
-        return super().forward(images.to(single_at_least(images.dtype))).to(images.dtype)
+        precise = images.to(single_at_least(images.dtype))
+        mean, variance = self.running_mean.to(precise.dtype), self.running_var.to(precise.dtype)
+        out = functional.batch_norm(
+            precise, mean, variance, training=self.training, momentum=self.momentum, eps=self.eps
+        )
+        if self.training:  # where the module is of another type, the means above were copies
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(variance)
+            self.num_batches_tracked.add_(1)
+        return out.to(images.dtype)
 
 
 class MFCC(FrontEnd):

@@ -28,7 +28,7 @@ class BandStatistics(nn.Module):
         if bands < _CORRELATED or frames <= _LAGS[-1]:
             needed = f"{_CORRELATED} bands and {_LAGS[-1] + 1} frames"
             raise ValueError(f"an image of {bands} bands and {frames} frames is too small; it needs {needed}")
-        images = images.to(single_at_least(images.dtype))
+        given, images = images.dtype, images.to(single_at_least(images.dtype))
         mean = images.mean(dim=2)
         centred = images - mean[:, :, None]
         spread = centred.square().mean(dim=2, keepdim=True).clamp(min=1e-4).sqrt()  # dB: a band may be silent
@@ -39,4 +39,4 @@ class BandStatistics(nn.Module):
         broader = functional.adaptive_avg_pool2d(images, (_CHANGING, frames))
         changes = [(broader[..., lag:] - broader[..., :-lag]).abs().mean(dim=2) for lag in _LAGS]
         statistics = [mean, (spread[..., 0] + 0.1).log(), normal.pow(3).mean(dim=2), correlations[:, *pairs]]
-        return torch.cat([*statistics, (torch.cat(changes, dim=1) + 0.1).log()], dim=1)
+        return torch.cat([*statistics, (torch.cat(changes, dim=1) + 0.1).log()], dim=1).to(given)

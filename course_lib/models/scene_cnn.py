@@ -16,7 +16,7 @@ class SceneCNN(Classifier):
     the first block, 2 x 2 after the next and none after the last; one layer across all bands of a frame; its mean and
     spread over time, for ten seconds of a place are told by averages; a linear layer. 118,847 parameters at the
     defaults. `front_end` may be any module that makes (batch, n_bands, frames) images of waveforms. Raises ValueError
-    for fewer than 16 bands.
+    for fewer than 16 bands, and for images of fewer than 8 frames after the averaging.
 
     Notebook: 07_acoustic_scenes
     """
@@ -38,12 +38,16 @@ class SceneCNN(Classifier):
         if not bands:
             raise ValueError(f"{n_bands} bands are too few for {len(channels)} blocks")
         self.features = nn.Sequential(*layers)
+        self.fewest_frames = averaged * 2 ** (len(channels) - 1)
         across = nn.Conv1d(channels[-1] * bands, channels[-1], kernel_size=1, bias=False)
         self.across_bands = nn.Sequential(across, nn.BatchNorm1d(channels[-1]), nn.ReLU())
         self.classify = DropoutLinear(2 * channels[-1], n_classes, dropout)
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        maps = self.features(self.front_end(waveforms)[:, None])
+        images = self.front_end(waveforms)
+        if images.shape[2] < self.fewest_frames:
+            raise ValueError(f"images of {images.shape[2]} frames are too short; it needs {self.fewest_frames}")
+        maps = self.features(images[:, None])
         frames = self.across_bands(maps.flatten(1, 2)).float()
         mean = frames.mean(dim=2)
         variance = frames.var(dim=2, correction=0) if len(frames) else mean  # torch warns of a batch without clips
