@@ -178,11 +178,11 @@ def folds_by_place(locations: np.ndarray, scenes: np.ndarray) -> np.ndarray:
 
 
 def _segments() -> tuple[np.ndarray, np.ndarray]:
-    """Locations and scenes of 200 segments, in random order: ten scenes of five to eight locations each."""
+    """Locations and scenes of 120 segments, in random order: ten scenes of five to eight locations each."""
     random = np.random.default_rng(11)
     scene_of = np.repeat(np.arange(10), random.integers(5, 9, size=10))
     names = np.array([f"a{number:03d}" for number in random.permutation(len(scene_of))])
-    location = np.concatenate([np.arange(len(names)), random.integers(len(names), size=200 - len(names))])
+    location = np.concatenate([np.arange(len(names)), random.integers(len(names), size=120 - len(names))])
     random.shuffle(location)
     return names[location], scene_of[location]
 
