@@ -238,7 +238,7 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (["run", "bats", "--all"], "RecipeError: there are no recipes for 'bats'; known: fsdd"),
+        (["run", "bats", "--all"], "RecipeError: there are no recipes for 'bats'; known: dcase2016, fsdd"),
         (["run", "fsdd", "--all", "--only", "fsdd/nonesuch"], "RecipeError: there is no recipe fsdd/nonesuch; known: "),
         (["run", "fsdd", "--all", "--workers", "-1"], "CourseError: workers is -1; it is from 1 to 1000"),
         (["run", "fsdd", "--all", "--workers", "0"], "CourseError: workers is 0; it is from 1 to 1000"),

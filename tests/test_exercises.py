@@ -205,7 +205,7 @@ def test_check_survives_nonsense(name: str, answer: Any, capsys: pytest.CaptureF
     EXERCISES[name].check(answer)
     out = capsys.readouterr().out
     assert ": wrong." in out or ": not done yet." in out
-    assert len(out) < 1_500
+    assert len(out) < 3_000  # `print` as an answer prints the tensors that it is given
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     assert before == after
 

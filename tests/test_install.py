@@ -103,7 +103,7 @@ networks = [
 for network in networks:
     model = network(models.LogMelCNN(2), 2) if network is models.DomainAdversarial else network(n_classes=2)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
-    samples = model.clip_samples or 8000
+    samples = model.clip_samples or 20_000
     logits = model.train()(waveforms[:, :samples])
     loss = functional.cross_entropy(logits[0] if isinstance(logits, tuple) else logits, labels)
     loss.backward()
