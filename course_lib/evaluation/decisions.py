@@ -37,7 +37,7 @@ def pool_members(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     Of the recordings that every member has predicted. Source: Hinton 1999, "Products of experts".
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
     logs = pd.concat([np.log(pool_clips(member)) for member in members], keys=range(len(members)))
     counts = logs.groupby(level=1, sort=False).transform("size")

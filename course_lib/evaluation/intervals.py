@@ -121,7 +121,7 @@ def paired_difference(
     Over `groups` the t interval of the groups' differences; else a normal interval over the recordings, within each of
     the `cells` (classes) whose means are averaged.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 02_spoken_digits_cnn
     """
     first = _checked(first, level)
     difference = _matching(_checked(second, level), first) - first

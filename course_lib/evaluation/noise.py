@@ -25,7 +25,7 @@ def accuracy_in_noise(
     clip depends on `seed`, its position and `batch_size` alone. Columns: model, noise, snr, accuracy (fraction); snr is
     infinite without noise.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
     cases = [("none", float("inf")), *((noise, float(snr)) for noise in ("white", "babble") for snr in snrs)]
     rows = []

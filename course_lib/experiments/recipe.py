@@ -381,7 +381,7 @@ class Ensemble(Experiment):
 
     Source: Hinton 1999, "Products of experts".
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     members: list[str] = Field(min_length=2)

@@ -222,7 +222,7 @@ def predictions(result: Result, part: str = "test") -> pd.DataFrame:
     A column for each class. `part` is test or validation. Raises ResultError when the file beside the result is
     missing, damaged or another result's.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
     arrays = _arrays(result, part)
     return pd.DataFrame(arrays["probabilities"].astype(float), index=arrays["recording"])

@@ -13,7 +13,7 @@ class NormaliseLevel(nn.Module):
 
     The level is the root mean square of the part before the padding zeros.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(self, level_db: float = -20.0) -> None:

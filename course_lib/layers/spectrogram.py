@@ -86,7 +86,7 @@ class PowerSpectrogram(FrontEnd):
     with `log` it is in dB instead, from 0 at `top_db` below the maximum to 1. Raises ValueError for clips shorter
     than `n_fft`.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(self, n_fft: int = 256, log: bool = False, top_db: float = 80.0) -> None:

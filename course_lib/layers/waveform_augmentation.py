@@ -124,7 +124,7 @@ class RandomSpeed(Augmentation):
     interpolated by a cubic through four of them. Source: Ko et al. 2015, "Audio augmentation for speech recognition";
     Catmull and Rom 1974.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(self, slowest: float = 0.85, fastest: float = 1.15) -> None:
@@ -189,7 +189,7 @@ class MixBackground(Augmentation):
 
     The label stays that of the foreground. A batch of one clip stays as it is.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(self, lowest_snr: float = 5.0, highest_snr: float = 30.0, share: float = 0.5) -> None:
@@ -212,7 +212,7 @@ class RandomBandFilter(Augmentation):
     The lower edge lies between `lowest` and `low` Hz, the upper one between `high` and `highest` Hz (log-uniform);
     both slopes are those of a Butterworth filter of `order`, without its phase. Source: Butterworth 1930.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class RandomRoom(Augmentation):
     (log-uniform), `weakest_db` to `strongest_db` of its energy. It changes the phases as much as the spectrum, and
     ends where the padding zeros begin. Source: Moorer 1979, "About this reverberation business".
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class RandomRoom(Augmentation):
 class TimeMask(Augmentation):
     """Waveforms with `masks` random stretches silenced, each up to `longest` of the part before the padding zeros.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(self, longest: float = 0.1, masks: int = 1) -> None:

@@ -16,7 +16,7 @@ class CRNN(Classifier):
     and a linear layer. `front_end` may be any module that makes (batch, n_mels, frames) images of waveforms.
     Source: Cho et al. 2014 (gated recurrent unit); Choi et al. 2017, "Convolutional recurrent neural networks".
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class PowerSpectrogramCNN(Classifier):
     the running averages move by 1 % a batch and not by 10 %, so that a short training ends before they have arrived,
     and 0.001 is added to the variance. Raises ValueError for clips of another length.
 
-    Notebook: 03_raw_waveforms_sample_cnn
+    Notebook: 03b_rivals_and_noise
     """
 
     def __init__(
