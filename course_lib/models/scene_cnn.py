@@ -33,8 +33,9 @@ class SceneCNN(Classifier):
             convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
             if number < len(channels) - 1:
-                layers.append(nn.MaxPool2d((2 if number else 4, 2)))
-                bands //= 2 if number else 4
+                fewer = 2 if number else 4
+                layers.append(nn.MaxPool2d((fewer, 2)))
+                bands //= fewer
         if not bands:
             raise ValueError(f"{n_bands} bands are too few for {len(channels)} blocks")
         self.features = nn.Sequential(*layers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 from course_lib.clips import Clips
 from course_lib.layers.front_end import FrontEnd
 from course_lib.models.base import in_evaluation_mode
+from course_lib.training.state import digest_of_tensors
 
 _latest: dict[tuple[str, str], Tensor] = {}  # the next fold or seed does not wait for them
 
@@ -34,7 +34,9 @@ class ImageClips(Clips):
     @classmethod
     def of(cls, clips: Clips, front_end: FrontEnd, progress: bool = True) -> ImageClips:
         """The images that a front end without parameters makes of clips; the latest ones stay in memory."""
-        key = clips.digest(), _digest(front_end)
+        state = {name: tensor.cpu() for name, tensor in front_end.state_dict().items()}
+        about = {"front_end": type(front_end).__name__, "precision": str(front_end.precision)}
+        key = clips.digest(), digest_of_tensors(state, about)
         if key not in _latest:
             _latest.clear()
             batches = tqdm([*clips.index_batches()], "making images", disable=not progress, delay=2)
@@ -47,11 +49,3 @@ class ImageClips(Clips):
         """Images (batch, bands, frames) and labels (batch,), for the clips at `index`."""
         rows = self.image[index]
         return self.images[rows.to(self.images.device)].to(rows.device), self.labels[index]
-
-
-def _digest(front_end: FrontEnd) -> str:
-    digest = hashlib.sha256(f"{type(front_end).__name__} {front_end.precision}".encode())
-    for name, tensor in sorted(front_end.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()

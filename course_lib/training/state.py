@@ -26,7 +26,9 @@ def save(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) ->
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     # One text, because the order of several is random in the file.
-    content = safetensors.torch.save(tensors, {"about": json.dumps(about | {"sha256": _digest(tensors, about)})})
+    content = safetensors.torch.save(
+        tensors, {"about": json.dumps(about | {"sha256": digest_of_tensors(tensors, about)})}
+    )
     try:
         write_whole(Path(path).expanduser(), content)
     except OSError as error:
@@ -50,7 +52,7 @@ def load(path: str | Path, digest_required: bool = False) -> tuple[dict[str, Ten
         digest = about.pop("sha256", None)
         if digest is None and (digest_required or "model" in about):
             raise ValueError("it has no checksum")
-        if digest not in (None, _digest(tensors, about)):
+        if digest not in (None, digest_of_tensors(tensors, about)):
             raise ValueError("its checksum is wrong")
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -112,7 +114,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return settings
 
 
-def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+def digest_of_tensors(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """A digest of named tensors on the CPU, their types and shapes, and of a description that JSON can hold."""
     digest = hashlib.sha256(json.dumps(about).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
