@@ -682,6 +682,24 @@ def test_two_at_once_make_one_folder(
     assert [path.name for path in home.iterdir()] == ["tiny"]
 
 
+def test_archives_stay_until_the_folder_has_its_name(
+    server: Server, home: Path, tiny: Callable[..., Dataset], halves: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that still unpacks them then finds either the archives or the folder."""
+    wanted = tiny(*[server.serve(f"/{digit}.zip", halves[digit]) for digit in (0, 1)], inside="")
+    seen, rename = [], os.rename
+
+    def looked_at(source: Path, target: Path) -> None:
+        if Path(target) == home / "tiny":
+            seen.append(len(list((home / ".tiny-archives").glob("*"))))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", looked_at)
+    fetch(wanted, progress=False)
+    assert seen == [2]
+    assert [path.name for path in home.iterdir()] == ["tiny"]
+
+
 def test_a_process_that_was_overtaken_while_it_unpacked_takes_what_is_there(
     server: Server, home: Path, original: Path, tiny: Callable[..., Dataset], halves: list[bytes]
 ) -> None:

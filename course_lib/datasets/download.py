@@ -58,7 +58,8 @@ def fetch(wanted: str | Dataset, progress: bool = True, timeout: float = 15.0) -
             except DatasetError:  # archives that are not right would not be right the next time either
                 shutil.rmtree(archives, ignore_errors=True)
                 raise
-            shutil.rmtree(archives, ignore_errors=True)
+            if archives != waiting:  # those that wait stay until the folder has its name: another process may read them
+                shutil.rmtree(archives, ignore_errors=True)
     except DatasetError:
         if not target.is_dir():  # else another process has finished first
             raise
