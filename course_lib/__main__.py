@@ -101,7 +101,7 @@ def _data_check(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from course_lib import experiments
+    from course_lib import datasets, experiments
 
     if options.all:
         return _run_all(options)
@@ -110,6 +110,9 @@ def _run(options: argparse.Namespace) -> int:
     recipe = experiments.load(options.recipe)
     seed = 0 if options.seed is None else options.seed
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
+        recipe.require(protocol, seed)
+        stated = datasets.get(recipe.dataset).protocol(protocol)
+        print(f"{protocol}: {stated.statement}")
         for result in experiments.run(recipe, seed, protocol, options.fold, options.keep_model):
             where = f"{result.recipe} {result.protocol} {result.fold} seed {result.seed}"
             print(f"{where}: {result.headline} of {result.test} ({result.source} data)")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import FORM, write_recipe
 
-from course_lib import environment, experiments
+from course_lib import datasets, environment, experiments
 from course_lib.__main__ import main
 from course_lib.experiments import recipes, workers
 
@@ -24,10 +24,10 @@ def toy(tmp_path: Path) -> Path:
 
 
 def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that fails; the one line that it says."""
+    """Run a command that fails; the one line that it says, after what would have been scored."""
     assert main(arguments) == 1
     output = capsys.readouterr()
-    assert output.out == ""
+    assert all("The score is" in line for line in output.out.splitlines())
     assert output.err.count("\n") == 1 and "Traceback" not in output.err
     return output.err
 
@@ -163,7 +163,8 @@ def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: 
     assert main(["run", str(toy), "--seed", "3", "--keep-model"]) == 0
     lines = capsys.readouterr().out.splitlines()
     places = ["official official", *(f"leave_one_speaker_out {speaker}" for speaker in ("ann", "bob", "cleo"))]
-    assert len(lines) == 4
+    stated = [f"{name}: {datasets.get('fsdd').protocol(name).statement}" for name in experiments.load(toy).protocols]
+    assert [lines.pop(0), lines.pop(1)] == stated and len(lines) == 4
     for line, place in zip(lines, places, strict=True):
         assert (
             line.startswith(f"mine/toy {place} seed 3: balanced accuracy ")
@@ -177,7 +178,9 @@ def test_run_runs_all_protocols_of_a_recipe(toy: Path, fsdd_data: Path, capsys: 
 
 def test_run_runs_one_fold(toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(toy), "--protocol", "leave_one_speaker_out", "--fold", "bob"]) == 0
-    assert capsys.readouterr().out.startswith("mine/toy leave_one_speaker_out bob seed 0: balanced accuracy ")
+    stated, line = capsys.readouterr().out.splitlines()
+    assert stated.startswith("leave_one_speaker_out: The score is the mean over the left-out speakers")
+    assert line.startswith("mine/toy leave_one_speaker_out bob seed 0: balanced accuracy ")
 
 
 @pytest.fixture

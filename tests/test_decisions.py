@@ -134,6 +134,34 @@ def test_no_threshold_has_a_higher_balanced_accuracy(pairs: list[tuple[bool, int
     assert balanced(threshold) == pytest.approx(max(map(balanced, [0.5, *inner])))
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(1, 19)), min_size=2, max_size=25))
+def test_no_threshold_has_a_higher_mean_over_the_groups(rows: list[tuple[str, bool, int]]) -> None:
+    table = pd.DataFrame(rows, columns=["group", "label", "probability"])
+    table["probability"] /= 20
+    both = table.groupby("group")["label"].transform("nunique") == 2
+    threshold = best_threshold(table["label"].astype(int), table["probability"], table["group"])
+    if not both.any():
+        assert threshold == 0.5
+        return
+
+    def mean(cut: float) -> float:
+        right = ((table["probability"] >= cut) == table["label"])[both]
+        return right.groupby([table["group"], table["label"]]).mean().groupby("group").mean().mean()
+
+    inner = [cut for cut in np.arange(1.5, 19) / 20 if table["probability"].min() < cut < table["probability"].max()]
+    assert mean(threshold) == pytest.approx(max(map(mean, [0.5, *inner])))
+
+
+def test_a_large_group_moves_the_threshold_no_more_than_a_small_one() -> None:
+    labels, probabilities = [0, 1] * 20 + [0, 1] * 2, [0.1, 0.3] * 20 + [0.4, 0.9, 0.4, 0.6]
+    groups = ["large"] * 40 + ["small"] * 4
+    assert best_threshold(labels, probabilities) < 0.3
+    assert best_threshold(labels, probabilities, groups) == 0.5, "as good as the other one on the mean, and a half"
+    small = [group == "small" for group in groups]
+    alone = best_threshold(np.array(labels)[small], np.array(probabilities)[small])
+    assert best_threshold(labels + [0] * 99, probabilities + [0.99] * 99, groups + ["normals"] * 99) == alone
+
+
 def test_the_threshold_is_in_the_middle_of_a_gap_and_near_a_half() -> None:
     odds = scipy.special.logit([0.1, 0.2, 0.9, 0.95])
     middle = scipy.special.expit((odds[1] + odds[2]) / 2)

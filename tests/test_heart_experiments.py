@@ -114,6 +114,23 @@ def test_the_threshold_is_chosen_on_the_validation_part_of_the_training_side(hea
     assert set(held_out["group"]) == set("abcdef")
 
 
+def test_the_threshold_for_left_out_devices_gives_each_other_device_the_same_say(hearts: Recordings) -> None:
+    (result,) = run("toy", "leave_one_device_out", fold="b")
+    held_out, tested = (experiments.decisions(result, part) for part in ("validation", "test"))
+    by_device = evaluation.best_threshold(held_out["label"], held_out["probability"], held_out["group"])
+    assert result.threshold == pytest.approx(by_device)
+    assert set(held_out["group"]) == set("acdef") and set(tested["group"]) == {"b"}
+    assert result.scores["roc_auc"] == pytest.approx(metrics.roc_auc_score(tested["label"], tested["probability"]))
+
+
+def test_protocols_say_beforehand_what_is_scored_and_how_the_threshold_is_chosen() -> None:
+    stated = {protocol.name: protocol.statement for protocol in physionet2016.DATASET.protocols}
+    devices, lists = stated["leave_one_device_out"], stated["published_lists"]
+    assert "the mean over the left-out devices" in devices and "as a mean over their devices" in devices
+    assert "all test recordings together" in lists and "held-out recordings of the training side." in lists
+    assert "at least half of its clips" in stated["published_list_0"]
+
+
 def test_a_probe_of_held_out_recordings_tells_what_the_features_know_of_the_device(
     hearts: Recordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,3 +174,6 @@ def test_tables_have_a_row_for_each_protocol_with_the_words_of_the_data_set() ->
     text = tables.markdown(rows)
     assert "sensitivity" in text and "worst device" in text and "intervals over 6 devices" in text
     assert text.index("List 0") < text.index("Leave one device out")
+    for protocol in ("published_list_0", "leave_one_device_out"):
+        assert physionet2016.DATASET.protocol(protocol).statement in text
+    assert rows["scores"][1]["roc_auc"] == 0.5 and "area under ROC" in text

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sklearn import metrics
 from toys import files_in, run, toy
 
-from course_lib import environment, experiments
+from course_lib import datasets, environment, evaluation, experiments
 from course_lib.datasets import Recordings
 from course_lib.experiments import Result, ResultError, recipes
 from course_lib.experiments import result as files
@@ -94,6 +95,34 @@ def test_members_of_the_ensembles_of_the_course_are_those_whose_results_are_ther
     for result in ensembles:
         for name, predictions in result.members.items():
             assert read(path_of(name, result.protocol, result.fold, result.seed, "real")).predictions == predictions
+
+
+HEARTS = environment.CHECKOUT / "results" / "physionet2016"
+FOLLOWED = sorted(HEARTS.glob("log_mel_cnn/*/*-seed0.json")) + sorted(HEARTS.glob("*/*/[ae]-seed0.json"))
+
+
+@pytest.mark.parametrize("path", FOLLOWED, ids=lambda path: "/".join(path.parts[-3:]))
+def test_kept_scores_of_hearts_follow_from_the_predictions_by_the_rule_of_the_protocol(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COURSE_RESULTS", str(environment.CHECKOUT / "results"))
+    result, protocol = read(path), datasets.get("physionet2016").protocol(path.parts[-2])
+    held_out, tested = (experiments.decisions(result, part) for part in ("validation", "test"))
+    rule = {"validation": None, "validation_by_group": held_out["group"]}
+    if protocol.threshold in rule:
+        expected = evaluation.best_threshold(held_out["label"], held_out["probability"], rule[protocol.threshold])
+    else:
+        expected = 0.5
+    assert result.threshold == pytest.approx(expected, abs=1e-9)
+    score = tested["vote"] if protocol.decision == "vote" else tested["probability"]
+    positive = score >= (0.5 if protocol.decision == "vote" else expected)
+    abnormal = tested["label"] == 1
+    assert result.scores["sensitivity"] == pytest.approx(positive[abnormal].mean())
+    assert result.scores["specificity"] == pytest.approx(1 - positive[~abnormal].mean())
+    assert result.scores["balanced_accuracy"] == pytest.approx(np.mean(list(result.per_class.values())))
+    assert result.scores["roc_auc"] == pytest.approx(metrics.roc_auc_score(abnormal, tested["probability"]))
+    assert result.errors.keys() == set(tested.index[positive != abnormal]) and result.test == len(tested)
+    assert result.confusion[1] == [int((~positive & abnormal).sum()), int((positive & abnormal).sum())]
 
 
 # One file

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import calibration, metrics
 
-from course_lib.evaluation import confusion_matrix, ranking, scores, scores_of_confusion
+from course_lib.evaluation import confusion_matrix, ranking, roc_auc, scores, scores_of_confusion
 
 CLASSES = 4
 labelled = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=30)
@@ -52,6 +52,14 @@ def test_scores_of_two_classes_counted_by_hand() -> None:
             "f1": 4 / 7,
         }
     )
+
+
+def test_the_area_under_the_roc_curve_is_the_share_of_pairs_in_the_right_order() -> None:
+    labels, probabilities = [0, 1, 0, 1, 1], [0.2, 0.9, 0.5, 0.5, 0.1]
+    pairs = [(q > p) + (q == p) / 2 for n, p in zip(labels, probabilities, strict=True) if n == 0
+             for m, q in zip(labels, probabilities, strict=True) if m == 1]  # fmt: skip
+    assert roc_auc(labels, probabilities) == pytest.approx(np.mean(pairs))
+    assert math.isnan(roc_auc([1, 1], [0.1, 0.2]))
 
 
 @given(binary)

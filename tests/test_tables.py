@@ -181,7 +181,8 @@ def test_markdown_has_a_section_for_each_protocol_and_the_best_recipe_first() ->
     put("original_paper", 0, {"ann": [1] * 8})
     first, second, third = markdown(table("fsdd")).split("\n\n**")
     head, leak, lines = first.split("\n\n")
-    assert head == "**Official split**; intervals over the 8 test recordings."
+    stated = "The score is the balanced accuracy of all test recordings together."
+    assert head == f"**Official split**; intervals over the 8 test recordings. {stated}"
     assert leak == "Too good for unseen data: the same speakers are on both sides."
     names, rule, best, worst = lines.splitlines()
     assert names == (
@@ -192,7 +193,9 @@ def test_markdown_has_a_section_for_each_protocol_and_the_best_recipe_first() ->
     assert best == f"| Toy network (`fsdd/small`) | 100.0 % ({low} to {high}) | 100.0 % | 1 | 7 | 3 s | real |"
     assert "75.0 % (" in worst and "| 2 | 84,682 | 12 s | real |" in worst
     assert second.startswith("First experiment's split**") and "validation part" in second
-    assert third.startswith("Leave one speaker out**; intervals over 3 speakers.")
+    assert third.startswith(
+        "Leave one speaker out**; intervals over 3 speakers. The score is the mean over the left-out"
+    )
     assert "worst speaker" in third and "ann 50.0 %" in third and "Too good" not in third
 
 

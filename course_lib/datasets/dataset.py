@@ -41,11 +41,14 @@ class Preparation(BaseModel):
 class Protocol:
     """How a data set is divided and scored; stated before anything is run.
 
-    `splits(recordings, seed)` makes the folds. `title` heads its column in a table. The mean and the interval of a
-    score are over `unit`: the test recordings, or the groups (speakers, devices, locations), each of which is left out
-    once. A recording is decided by the mean log-probabilities of its clips or, with `decision="vote"`, by the majority
-    of its clips. Between two classes the threshold is chosen on the validation part, or stays at 0.5 with
-    `threshold="half"`. A protocol is `leaky` when its score is too good for data that nobody has seen: `leak` says why.
+    `splits(recordings, seed)` makes the folds. `title` heads its column in a table. The metric is balanced accuracy.
+    Its mean and its interval are over `unit`: the test recordings, or the groups (speakers, devices, locations), each
+    of which is left out once; `group` is what one is called. A recording is decided by the mean log-probabilities of
+    its clips or, with `decision="vote"`, by the majority of its clips. Between two classes `threshold` is the rule by
+    which the threshold is found. It should match the metric: "validation" has the highest balanced accuracy of the
+    validation part, "validation_by_group" the highest mean over the groups of the validation part, of those that have
+    both classes, and "half" is 0.5. `statement` says all this in two sentences. A protocol is `leaky` when its score is
+    too good for data that nobody has seen: `leak` says why.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -55,8 +58,29 @@ class Protocol:
     splits: Callable[[Recordings, int], list[Split]]
     unit: Literal["recording", "group"] = "recording"
     decision: Literal["log_odds", "vote"] = "log_odds"
-    threshold: Literal["validation", "half"] = "validation"
+    threshold: Literal["validation", "validation_by_group", "half"] = "validation"
     leak: str = ""
+    group: str = "group"
+
+    @property
+    def scored(self) -> str:
+        """What is scored, and over what: one sentence."""
+        if self.unit == "recording":
+            return "The score is the balanced accuracy of all test recordings together."
+        return f"The score is the mean over the left-out {self.group}s of the balanced accuracy on each."
+
+    @property
+    def statement(self) -> str:
+        """What is scored, over what, and how two classes are told apart: two sentences."""
+        if self.decision == "vote":
+            return f"{self.scored} Between two classes, a recording is of the second if at least half of its clips are."
+        if self.threshold == "half":
+            return f"{self.scored} Between two classes, the threshold is one half."
+        over = "" if self.threshold == "validation" else f", as a mean over their {self.group}s"
+        return (
+            f"{self.scored} Between two classes, the threshold is the one with the highest balanced accuracy on "
+            f"held-out recordings of the training side{over}."
+        )
 
     @property
     def leaky(self) -> bool:

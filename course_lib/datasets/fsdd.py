@@ -87,6 +87,7 @@ DATASET = Dataset(
             "leave one speaker out",
             lambda recordings, seed: splits.leave_one_group_out(recordings),
             unit="group",
+            group="speaker",
         ),
     ),
     sample_rate=SAMPLE_RATE,

@@ -290,6 +290,8 @@ DATASET = Dataset(
             "leave one device out, mean of devices",
             lambda recordings, seed: splits.leave_one_group_out(recordings),
             unit="group",
+            threshold="validation_by_group",
+            group="device",
         ),
     ),
     sample_rate=SAMPLE_RATE,

@@ -26,7 +26,7 @@ from course_lib.evaluation.intervals import (
     t_interval,
     wilson,
 )
-from course_lib.evaluation.metrics import confusion_matrix, ranking, scores, scores_of_confusion
+from course_lib.evaluation.metrics import confusion_matrix, ranking, roc_auc, scores, scores_of_confusion
 from course_lib.evaluation.noise import accuracy_in_noise
 from course_lib.evaluation.predictions import embed, predict, predict_clips, predict_recordings
 from course_lib.evaluation.probes import probe

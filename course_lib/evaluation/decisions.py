@@ -147,23 +147,30 @@ def group_prior(labels: ArrayLike, groups: ArrayLike, n_classes: int) -> Callabl
     return lambda wanted: shares.reindex(np.asarray(wanted)).fillna(overall)
 
 
-def best_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def best_threshold(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None = None) -> float:
     """The probability from which to decide for class 1, for the highest balanced accuracy on these recordings.
 
-    They are the training side's. Halfway, in log-odds, between two recordings; of several best thresholds the one
-    nearest to 0.5. 0.5 where one of the classes is missing. Raises EvaluationError for NaN.
+    They are the training side's. With `groups` it is the highest mean of the groups' balanced accuracies, so that a
+    large group counts no more than a small one; groups with one class are left out. Halfway, in log-odds, between two
+    recordings; of several best thresholds the one nearest to 0.5. 0.5 where a class is missing, or no
+    group has both. Raises EvaluationError for NaN.
 
     Notebook: 05_heart_sounds_physionet
     """
     _require_finite(pd.DataFrame(np.asarray(probabilities, dtype=float)))
     labels, odds = np.asarray(labels), log_odds(np.asarray(probabilities, dtype=float))
-    negative, positive, values = np.sort(odds[labels == 0]), np.sort(odds[labels == 1]), np.unique(odds)
-    if len(negative) == 0 or len(positive) == 0:
-        return 0.5
+    groups, values = np.zeros(len(labels)) if groups is None else np.asarray(groups), np.unique(odds)
     cuts = np.append((values[1:] + values[:-1]) / 2, 0.0)
-    specificity = np.searchsorted(negative, cuts) / len(negative)
-    sensitivity = 1 - np.searchsorted(positive, cuts) / len(positive)
-    balanced = (sensitivity + specificity) / 2
+    of_group = []
+    for group in np.unique(groups):
+        negative, positive = (np.sort(odds[(groups == group) & (labels == label)]) for label in (0, 1))
+        if len(negative) and len(positive):
+            specificity = np.searchsorted(negative, cuts) / len(negative)
+            sensitivity = 1 - np.searchsorted(positive, cuts) / len(positive)
+            of_group.append((sensitivity + specificity) / 2)
+    if not of_group:
+        return 0.5
+    balanced = np.mean(of_group, axis=0)
     best = cuts[np.isclose(balanced, balanced.max())]
     return float(1 / (1 + np.exp(-best[np.abs(best).argmin()])))
 

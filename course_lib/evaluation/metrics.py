@@ -53,6 +53,16 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, n_classes: int) ->
     return metrics.confusion_matrix(labels, predicted, labels=list(range(n_classes)))
 
 
+def roc_auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The area under the ROC curve: how often a recording of class 1 has the higher probability of two of both classes.
+
+    It needs no threshold. NaN where a class is missing. Source: scikit-learn.
+
+    Notebook: 06_adversarial_devices
+    """
+    return float(metrics.roc_auc_score(labels, probabilities)) if len(np.unique(labels)) == 2 else float("nan")
+
+
 def ranking(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> dict[str, float]:
     """How good probabilities of class 1 are without a threshold: areas under the ROC and the precision-recall curve,
     Brier score (mean squared error), and expected calibration error over `bins` equally wide bins.
@@ -68,7 +78,7 @@ def ranking(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> dict
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, weights=labels - probabilities, minlength=bins)
     return {
-        "roc_auc": float(metrics.roc_auc_score(labels, probabilities)),
+        "roc_auc": roc_auc(labels, probabilities),
         "average_precision": float(metrics.average_precision_score(labels, probabilities)),
         "brier": float(metrics.brier_score_loss(labels, probabilities)),
         "calibration_error": float(np.abs(gaps).sum() / len(labels)),

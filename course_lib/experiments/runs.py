@@ -6,17 +6,19 @@ Notebook: 02_spoken_digits_cnn
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 import course_lib
 from course_lib import datasets, evaluation, training
+from course_lib.datasets import Protocol
 from course_lib.experiments import result as files
 from course_lib.experiments.recipe import Experiment, Fold, Prediction, Recipe
 from course_lib.experiments.result import Result, ResultBusy, ResultError
@@ -135,59 +137,77 @@ def path_of(recipe: Experiment, fold: Fold) -> Path:
 
 
 def scored(recipe: Experiment, fold: Fold, prediction: Prediction, data: dict[str, Any]) -> Result:
-    """The result of a fold: what was decided for each test recording, by the rule that its protocol states.
-
-    Between two classes the validation part chooses the threshold, if the protocol says so.
-    """
-    names, table, protocol = fold.recordings.class_names, fold.table, fold.protocol
-    threshold = 0.5
-    if len(names) == 2 and len(prediction.validation) and protocol.threshold == "validation":
-        probability = evaluation.pool_clips(prediction.validation)[1]
-        threshold = evaluation.best_threshold(table["label"][probability.index], probability)
-    decided = evaluation.decide(prediction.test, protocol.decision, threshold)
-    rows = table.loc[decided.index]
-    predicted, labels, groups = decided["predicted"].to_numpy(), rows["label"].to_numpy(), rows["group"].to_numpy(str)
-    right = predicted == labels
-    confusion = evaluation.confusion_matrix(labels, predicted, len(names))
-    errors = zip(rows["recording"][~right], predicted[~right], strict=True)
+    """The result of a fold: what was decided for each test recording, by the rule that its protocol states."""
     return Result(
         recipe=recipe.name,
         recipe_hash=recipe.hash,
         form=recipe.model_dump(mode="json"),
-        protocol=protocol.name,
+        protocol=fold.protocol.name,
         fold=fold.split.name,
         folds=fold.folds,
         seed=fold.seed,
         source=fold.recordings.source,
         note=fold.recordings.note,
         predictions="",
-        test=len(decided),
-        scores=evaluation.scores_of_confusion(confusion),
-        counts={
-            group: {
-                names[label]: [int(here.sum()), int(right[here].sum())]
-                for label in np.unique(labels[groups == group])
-                for here in [(groups == group) & (labels == label)]
-            }
-            for group in np.unique(groups).tolist()
-        },
-        errors={name: names[label] for name, label in errors},
-        confusion=confusion.tolist(),
-        threshold=threshold,
-        rules=_by_rule(fold, prediction) if len(prediction.test) > len(decided) else {},
         versions={
             "course_lib": course_lib.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
+        **counted(fold.protocol, fold.recordings.class_names, fold.table, prediction.test, prediction.validation),
         **(data | prediction.facts),
     )
 
 
-def _by_rule(fold: Fold, prediction: Prediction) -> dict[str, dict[str, float]]:
+def counted(
+    protocol: Protocol, classes: Sequence[str], recordings: pd.DataFrame, test: pd.DataFrame, validation: pd.DataFrame
+) -> dict[str, Any]:
+    """The fields of a `Result` that follow from its predictions: threshold, scores, counts, errors and confusion.
+
+    `recordings` has the label and the group of each recording; `test` and `validation` have the class probabilities of
+    clips. Between two classes the validation part chooses the threshold, if the protocol says so, and the scores have
+    the area under the ROC curve, of the recordings' pooled probabilities.
+    """
+    test, validation = (clips.astype(np.float32).astype(float) for clips in (test, validation))  # as they are kept
+    threshold = _threshold(protocol.threshold, recordings, validation) if len(classes) == 2 else 0.5
+    decided = evaluation.decide(test, protocol.decision, threshold)
+    rows = recordings.loc[decided.index]
+    predicted, labels, groups = decided["predicted"].to_numpy(), rows["label"].to_numpy(), rows["group"].to_numpy(str)
+    right = predicted == labels
+    confusion = evaluation.confusion_matrix(labels, predicted, len(classes))
+    scores = evaluation.scores_of_confusion(confusion)
+    if len(classes) == 2:
+        scores["roc_auc"] = evaluation.roc_auc(labels, decided["probability"])
+    return {
+        "test": len(decided),
+        "threshold": threshold,
+        "scores": scores,
+        "counts": {
+            group: {
+                classes[label]: [int(here.sum()), int(right[here].sum())]
+                for label in np.unique(labels[groups == group])
+                for here in [(groups == group) & (labels == label)]
+            }
+            for group in np.unique(groups).tolist()
+        },
+        "errors": {name: classes[label] for name, label in zip(decided.index[~right], predicted[~right], strict=True)},
+        "confusion": confusion.tolist(),
+        "rules": _by_rule(recordings["label"], len(classes), test) if len(test) > len(decided) else {},
+    }
+
+
+def _threshold(rule: str, recordings: pd.DataFrame, validation: pd.DataFrame) -> float:
+    """The threshold between two classes, by the rule of a protocol, from the clips of the validation part."""
+    if rule == "half" or not len(validation):
+        return 0.5
+    probability = evaluation.pool_clips(validation)[1]
+    rows = recordings.loc[probability.index]
+    groups = rows["group"] if rule == "validation_by_group" else None
+    return evaluation.best_threshold(rows["label"], probability, groups)
+
+
+def _by_rule(labels: pd.Series, classes: int, clips: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Scores of single clips, and of recordings by their clips' votes and by their pooled probability, from 0.5."""
-    labels, classes = fold.table["label"], len(fold.recordings.class_names)
-    clips = prediction.test
     alone = evaluation.decide(clips.set_axis([f"{name}\0{i}" for i, name in enumerate(clips.index)]))["predicted"]
     by_rule = {"clip": evaluation.scores(labels[clips.index], alone, classes)}
     for rule in ("vote", "log_odds"):

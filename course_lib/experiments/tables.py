@@ -86,13 +86,18 @@ def _row(recipe: Experiment, protocol: Protocol, by_seed: dict[int, list[Result]
 
 
 def _scores(folds: list[Result], by_group: bool) -> dict[str, float]:
-    """The scores of one seed: of all its test recordings together, or the means of its groups'."""
+    """The scores of one seed: of all its test recordings together, or the means of its groups'.
+
+    Areas under ROC are means of the folds in both: probabilities of two networks cannot be ranked together.
+    """
     sizes = [fold.test for fold in folds]
     clips = [fold.rules.get("clip", fold.scores)["accuracy"] for fold in folds]
     if by_group:
         return pd.DataFrame([fold.scores for fold in folds]).mean().to_dict() | {"clip_accuracy": float(np.mean(clips))}
     confusion = np.sum([fold.confusion for fold in folds], axis=0)
-    return evaluation.scores_of_confusion(confusion) | {"clip_accuracy": float(np.average(clips, weights=sizes))}
+    areas = [fold.scores["roc_auc"] for fold in folds if "roc_auc" in fold.scores]
+    area = {"roc_auc": float(pd.Series(areas).mean())} if areas else {}
+    return evaluation.scores_of_confusion(confusion) | area | {"clip_accuracy": float(np.average(clips, weights=sizes))}
 
 
 def _interval(
@@ -154,7 +159,9 @@ def markdown(rows: pd.DataFrame) -> str:
             if lines[0]["leaky"]
             else f"{len(lines[0]['per_group'])} {group}s"
         )
-        head = f"**{title[:1].upper()}{title[1:]}**; intervals over {over}.\n\n{leak}"
+        protocol = datasets.get(lines[0]["dataset"]).protocol(lines[0]["protocol"])
+        stated = protocol.statement if "sensitivity" in lines[0]["scores"] else protocol.scored
+        head = f"**{title[:1].upper()}{title[1:]}**; intervals over {over}. {stated}\n\n{leak}"
         sections.append(head + "\n".join(f"| {' | '.join(row)} |" for row in cells))
     return "\n\n".join(sections)
 
@@ -167,6 +174,7 @@ def _rank(row: dict[str, Any]) -> tuple[str, int, float]:
 
 
 _SCORES = {
+    "roc_auc": "area under ROC",
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
