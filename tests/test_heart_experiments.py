@@ -28,6 +28,11 @@ FORM = {
     "model": {"name": "StridedSampleCNN", "settings": {"clip_samples": 1000, "stride": 64}},
     "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "precision": "32-true"},
 }
+LOG_MEL = {
+    "name": "LogMelCNN",
+    "settings": {"n_mels": 16},
+    "front_end": [{"LogMel": {"sample_rate": 1000, "n_mels": 16, "n_fft": 128, "hop_length": 20}}],
+}
 TOGETHER = {"title": "Together", "dataset": "physionet2016", "protocols": PROTOCOLS}
 PRIOR = {"title": "Prior", "dataset": "physionet2016", "protocols": PROTOCOLS, "baseline": "group_prior"}
 
@@ -134,9 +139,7 @@ def test_protocols_say_beforehand_what_is_scored_and_how_the_threshold_is_chosen
 def test_a_probe_of_held_out_recordings_tells_what_the_features_know_of_the_device(
     hearts: Recordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form = FORM | {"model": {"name": "LogMelCNN", "settings": {"n_mels": 16}}, "name": "mine/probed"}
-    form["model"]["front_end"] = [{"LogMel": {"sample_rate": 1000, "n_mels": 16, "n_fft": 128, "hop_length": 20}}]
-    probed = Recipe.model_validate(form)
+    probed = Recipe.model_validate(FORM | {"model": LOG_MEL, "name": "mine/probed"})
     monkeypatch.setattr(recipe, "_PROBE_FOLDS", 2)
     (result,) = experiments.run(probed, 0, "published_lists", "list_1", keep_model=True, progress=False)
     held_out = experiments.decisions(result, "validation")
@@ -159,6 +162,16 @@ def test_under_the_protocol_of_the_paper_the_test_side_is_the_validation_part() 
     (result,) = run("toy", "published_list_0")
     assert result.validation == result.test
     pd.testing.assert_frame_equal(*(experiments.predictions(result, part) for part in ("test", "validation")))
+
+
+@pytest.mark.parametrize("protocol", ["published_list_0", "published_lists"])
+def test_the_history_has_the_score_of_the_recordings_that_the_last_epoch_gives(protocol: str) -> None:
+    (result,) = run("toy", protocol, fold="list_0")
+    rule = "vote" if protocol == "published_list_0" else "log_odds"
+    decided = evaluation.decide(experiments.predictions(result, "validation"), rule)
+    labels = experiments.decisions(result, "validation")["label"]
+    (epoch,) = result.history
+    assert epoch["validation_recordings_balanced_accuracy"] == pytest.approx(macc(labels, decided["predicted"]))
 
 
 # Tables

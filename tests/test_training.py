@@ -17,17 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn import metrics
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from course_lib import evaluation
 from course_lib.clips import Clips
 from course_lib.models import ModelError, require_fitting
 from course_lib.models.base import Classifier, Losses
 from course_lib.training import History, Settings, TrainingError, fit
-from course_lib.training.trainer import mixing
+from course_lib.training.trainer import _decided, mixing
 
 SAMPLES = 64
 CPU = torch.device("cpu")
@@ -150,10 +152,28 @@ def test_the_history_tells_what_the_model_does_on_the_validation_part() -> None:
     assert last.validation_accuracy == pytest.approx(accuracy(model, validation))
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("rule", ["log_odds", "vote"])
+def test_recordings_are_decided_in_training_as_they_are_afterwards(rule: str, classes: int) -> None:
+    generator = np.random.default_rng(0)
+    recording = np.sort(generator.integers(0, 60, 200))
+    probabilities = generator.dirichlet(np.ones(classes), 200)
+    clips = pd.DataFrame(probabilities, index=recording.astype(str))
+    expected = evaluation.decide(clips, rule)["predicted"].tolist()
+    member = np.unique(recording, return_inverse=True)[1]
+    found = _decided(torch.from_numpy(probabilities), torch.from_numpy(member), rule)
+    if rule == "vote" and classes == 3:  # most votes may be a tie
+        votes = pd.get_dummies(clips.idxmax(axis=1)).groupby(level=0, sort=False).sum().to_numpy()
+        assert (votes[np.arange(len(votes)), found] == votes.max(axis=1)).all()
+    else:
+        assert found.tolist() == expected
+
+
 def test_without_a_validation_part_its_values_are_nan() -> None:
     (epoch,) = train(fresh(), settings(epochs=1)).epochs
     assert math.isnan(epoch.validation_loss) and math.isnan(epoch.validation_accuracy)
     assert math.isnan(epoch.validation_balanced_accuracy)
+    assert math.isnan(epoch.validation_recordings_balanced_accuracy)
 
 
 def test_the_training_accuracy_and_loss_are_those_of_all_clips() -> None:

@@ -293,7 +293,8 @@ class Recipe(OfClips):
         inputs = self._inputs_of(model, clips, progress)
         own = inputs.of_recordings(np.setdiff1d(fold.split.train, validation))
         chosen_on = inputs.of_recordings(validation) if len(validation) else None
-        history = training.fit(model, own, chosen_on, self.training, extra=extra, seed=fold.seed, **fit_options)
+        fit_options |= {"extra": extra, "seed": fold.seed, "decision": fold.protocol.decision}
+        history = training.fit(model, own, chosen_on, self.training, **fit_options)
         return model, history, clips
 
     def _inputs_of(self, model: Classifier, clips: Clips, progress: bool) -> Clips:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ def fit(
     *,
     extra: Clips | None = None,
     seed: int = 0,
+    decision: Literal["log_odds", "vote"] = "log_odds",
     checkpoint: str | Path | None = None,
     accelerator: str = "auto",
     progress: bool = True,
@@ -45,7 +46,8 @@ def fit(
     Each epoch goes once through `train` (or draws from it, see `Settings.balance`) and through
     `settings.extra_per_epoch` random clips of `extra`. A Classifier has its own `loss`; any other module learns by the
     cross-entropy of its logits. With `checkpoint`, the state is written there after every epoch and training goes on
-    from it: the weights come out the same as without the interruption. `on_epoch` is called after every epoch. It
+    from it: the weights come out the same as without the interruption. `on_epoch` is called after every epoch. The
+    recordings of the validation part are decided by the mean log-probabilities of their clips, or by their votes. It
     uses `COURSE_THREADS` processor threads, and leaves torch's random numbers and number of threads as they were.
     Under `fabric run` it uses the devices named there. Raises ModelError for clips that do not fit the model,
     TrainingError and CheckpointError.
@@ -82,7 +84,7 @@ def fit(
             _seed(fabric.device, epoch_seed + 500_009 * fabric.global_rank)
             epoch = trainer.train_epoch(train, order, number)
             if validation is not None:
-                trainer.evaluate(validation, epoch)
+                trainer.evaluate(validation, epoch, decision)
             epoch.seconds = perf_counter() - started
             trainer.end_epoch(epoch)
             if checkpoint is not None:

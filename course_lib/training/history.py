@@ -12,7 +12,8 @@ class Epoch:
     """What one epoch did; accuracies are fractions, the balanced one is the mean of the classes' recalls.
 
     The training values are means over the batches, with the weights of their time. Under mixup a prediction counts by
-    the share that the predicted class has in its clip. Validation values are NaN without a validation part.
+    the share that the predicted class has in its clip. Validation values are NaN without a validation part;
+    `validation_recordings_balanced_accuracy` is that of its recordings, each decided from all its clips.
     `other_heads` holds the training loss and accuracy of further heads, such as `domain_loss`.
     """
 
@@ -21,6 +22,7 @@ class Epoch:
     validation_loss: float = math.nan
     validation_accuracy: float = math.nan
     validation_balanced_accuracy: float = math.nan
+    validation_recordings_balanced_accuracy: float = math.nan
     other_heads: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -52,6 +53,23 @@ def mixing(front_end: nn.Module, batch_size: int, alpha: float) -> Iterator[Call
         yield mixed
     finally:
         hook.remove()
+
+
+def _balanced_accuracy(right: Tensor, labels: Tensor) -> float:
+    recalls = [right[labels == label].double().mean() for label in labels.unique()]
+    return torch.stack(recalls).mean().item()
+
+
+def _decided(probabilities: Tensor, recording: Tensor, decision: str) -> Tensor:
+    """The class of each recording, from those of its clips as `evaluation.decide` does it; two classes split at 0.5."""
+    two = probabilities.shape[1] == 2
+    if decision == "vote":
+        likeliest = (probabilities[:, 1] >= 0.5).long() if two else probabilities.argmax(dim=1)
+        values = functional.one_hot(likeliest, probabilities.shape[1]).double()
+    else:
+        values = probabilities.clamp(min=1e-7).log()
+    sums = torch.zeros(int(recording.max()) + 1, values.shape[1], dtype=values.dtype).index_add(0, recording, values)
+    return (sums[:, 1] >= sums[:, 0]).long() if two else sums.argmax(dim=1)
 
 
 class Trainer:
@@ -123,22 +141,26 @@ class Trainer:
         return self.settings.l1_penalty * sum(weight.abs().sum() for weight in weights)
 
     @torch.no_grad()
-    def evaluate(self, clips: Clips, epoch: Epoch) -> None:
+    def evaluate(self, clips: Clips, epoch: Epoch, decision: str) -> None:
         """Write the validation values into an epoch."""
         self.evaluated.eval()
-        loss, right = 0.0, []
+        loss, right, probabilities = 0.0, [], []
         for index in clips.index_batches():
             waveforms, labels = clips.batch(index)
             logits = self.evaluated(waveforms)
             loss += functional.cross_entropy(logits, labels, reduction="sum").item()
             right.append(logits.argmax(dim=1) == labels)
+            probabilities.append(logits.double().softmax(dim=1).cpu())
         if not math.isfinite(loss):
             number = len(self.history.epochs) + 1
             raise TrainingError(f"the validation loss became {loss} in epoch {number}; lower learning_rate")
         right, labels = torch.cat(right).cpu(), clips.labels.cpu()
         epoch.validation_loss, epoch.validation_accuracy = loss / len(clips), right.sum().item() / len(clips)
-        recalls = [right[labels == label].double().mean() for label in labels.unique()]
-        epoch.validation_balanced_accuracy = torch.stack(recalls).mean().item()
+        epoch.validation_balanced_accuracy = _balanced_accuracy(right, labels)
+        _, first, member = np.unique(clips.recording.cpu().numpy(), return_index=True, return_inverse=True)
+        predicted = _decided(torch.cat(probabilities), torch.from_numpy(member), decision)
+        of_recordings = labels[first]
+        epoch.validation_recordings_balanced_accuracy = _balanced_accuracy(predicted == of_recordings, of_recordings)
 
     def end_epoch(self, epoch: Epoch) -> None:
         history = self.history
