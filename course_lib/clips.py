@@ -33,10 +33,10 @@ class ClipError(CourseError, ValueError):
 class Clips:
     """Clips of `clip_samples` samples each, as positions in one long array of samples, int16 or float32.
 
-    `start`, `length` (samples before the padding begins), `labels`, `groups` (indices into `group_names`) and
-    `recording` (row in the table) have shape (clips,). Picking clips (`clips[index]`), joining (`a + b`) and moving
-    (`.to(device)`) leave the audio encoded; only `batch` makes waveforms of it. `fingerprint` is a hash of all
-    recordings that were cut: their names, samples, labels and groups, and the names of the classes.
+    `start`, `length` (samples before the padding begins), `labels` (-1: unlabelled), `groups` (indices into
+    `group_names`) and `recording` (row in the table) have shape (clips,). Picking clips (`clips[index]`), joining
+    (`a + b`) and moving (`.to(device)`) leave the audio encoded; only `batch` makes waveforms of it. `fingerprint` is a
+    hash of all recordings that were cut: their names, samples, labels and groups, and the names of the classes.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -116,6 +116,11 @@ class Clips:
     def of_recordings(self, rows: np.ndarray) -> Clips:
         """The clips of the given recordings (row numbers of the table)."""
         return self[torch.isin(self.recording, torch.as_tensor(rows, device=self.recording.device))]
+
+    def unlabelled(self, rows: np.ndarray) -> Clips:
+        """The same clips, with label -1, which means unlabelled, where they are of the given recordings."""
+        hidden = torch.isin(self.recording, torch.as_tensor(rows, device=self.recording.device))
+        return replace(self, labels=self.labels.masked_fill(hidden, -1))
 
     def __add__(self, other: Clips) -> Clips:
         """Both sets of clips as one; the rows and groups of `other` are counted on from those of this one.

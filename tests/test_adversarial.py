@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,7 @@ from course_lib.evaluation.probes import probe
 from course_lib.layers import GradientReversal
 from course_lib.models import CRNN, DomainAdversarial, LeanSpectNet, LogMelCNN, ModelError, SampleCNN, SpectNet
 from course_lib.models.base import Classifier
-from course_lib.training import History, Settings, fit
+from course_lib.training import History, Settings, TrainingError, fit
 
 SAMPLES = 8
 
@@ -65,9 +66,9 @@ class OneFeature(Classifier):
         return self.sum(8 * self.front_end(waveforms))
 
 
-def adversarial(weight: float = 1.0, n_domains: int = 2, seed: int = 0) -> DomainAdversarial:
+def adversarial(weight: float = 1.0, n_domains: int = 2, seed: int = 0, **options: float) -> DomainAdversarial:
     torch.manual_seed(seed)
-    return DomainAdversarial(OneFeature(), n_domains, hidden=20, weight=weight)
+    return DomainAdversarial(OneFeature(), n_domains, hidden=20, weight=weight, **options)
 
 
 def train(model: nn.Module, clips: Clips, seed: int = 0, **changes: object) -> History:
@@ -226,6 +227,124 @@ def test_an_interrupted_adversarial_training_goes_on_as_if_nothing_had_happened(
     assert again.table()["domain_loss"].tolist() == history.table()["domain_loss"].tolist()
 
 
+def test_a_head_with_weight_0_watches_and_changes_nothing() -> None:
+    clips, how = confounded(200, 0.9, seed=0), {"balance": "class_and_group", "averaging": 0.9}
+    torch.manual_seed(0)
+    alone = OneFeature()
+    train(alone, clips, **how)
+    watched = adversarial(weight=0.0, head_learning_rate=0.02)
+    history = train(watched, clips, **how)
+    assert history.table()["domain_accuracy"].iloc[-1] > 0.6
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(watched.network.state_dict()[name], tensor), name
+
+
+def test_the_head_can_have_a_constant_learning_rate_of_its_own() -> None:
+    model, rates = adversarial(head_learning_rate=0.05), []
+
+    class Witnessed(type(model)):
+        def loss(self, *batch: object) -> object:
+            rates.append([group["lr"] for group in optimizers[0].param_groups])
+            return super().loss(*batch)
+
+    optimizers: list[torch.optim.Optimizer] = []
+    how = Settings(learning_rate=0.02, schedule="one_cycle", batch_size=10, epochs=2, precision="32-true")
+    make = Settings.optimizer_for
+
+    def kept(settings: Settings, module: nn.Module) -> torch.optim.Optimizer:
+        optimizers.append(make(settings, module))
+        return optimizers[0]
+
+    model.__class__ = Witnessed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "optimizer_for", kept)
+        fit(model, confounded(100, 0.9, seed=0), settings=how, accelerator="cpu", progress=False)
+    network, head = zip(*rates, strict=True)
+    assert set(head) == {0.05} and len(rates) == 20
+    assert network == pytest.approx([how.learning_rate_at(step / 10) for step in range(20)])
+    with pytest.raises(ValueError, match="head_learning_rate is 0"):
+        adversarial(head_learning_rate=0)
+
+
+# Unlabelled clips of the domain to adapt to
+
+
+def with_target(labelled: int, unlabelled: int) -> Clips:
+    """Clips of devices 0 and 1 with labels, and of device 2 without."""
+    clips = confounded(labelled + unlabelled, 0.7, seed=0)
+    rows = np.arange(labelled, labelled + unlabelled)
+    clips = clips.unlabelled(rows)
+    clips.groups[rows] = 2
+    return clips
+
+
+def test_unlabelled_clips_go_through_the_domain_head_only() -> None:
+    model, clips = adversarial(0.5, n_domains=3), with_target(6, 3)
+    waveforms, labels = clips.batch(torch.arange(9))
+    assert labels.tolist()[6:] == [-1, -1, -1]
+    losses = model.loss(waveforms, labels, clips.groups, 0.1)
+    logits, domains = model(waveforms), model.domain_logits(model.embed(waveforms))
+    of_class = functional.cross_entropy(logits[:6], labels[:6], label_smoothing=0.1)
+    of_domain = functional.cross_entropy(domains, clips.groups, label_smoothing=0.1)
+    torch.testing.assert_close(losses.heads["train"][0], of_class)
+    torch.testing.assert_close(losses.total, of_class + of_domain)
+    assert losses.heads["train"][1] == (logits[:6].argmax(dim=1) == labels[:6]).sum()
+    none_labelled = model.loss(waveforms[6:], labels[6:], clips.groups[6:])
+    none_labelled.total.backward()
+    assert none_labelled.heads["train"][0] == 0 and none_labelled.total > 0
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert not any(parameter.grad.any() for parameter in model.classify.parameters())
+
+
+def test_the_history_counts_labelled_clips_for_the_class_and_all_for_the_domain() -> None:
+    clips = with_target(80, 40)
+    model = adversarial(n_domains=3)
+    with torch.no_grad():
+        model.classify.weight.zero_()
+        model.classify.bias.copy_(torch.tensor([0.0, 2.0]))  # always says class 1
+        model.domain[2].weight.zero_()
+        model.domain[2].bias.copy_(torch.tensor([0.0, 0.0, 2.0]))  # always says device 2
+    table = train(model, clips, epochs=1, learning_rate=1e-12).table()
+    labels = clips.labels[:80]
+    assert table["train_accuracy"].tolist() == pytest.approx([(labels == 1).float().mean().item()])
+    loss = functional.cross_entropy(torch.tensor([[0.0, 2.0]]).expand(80, 2), labels).item()
+    assert table["train_loss"].tolist() == pytest.approx([loss], rel=1e-4)
+    assert table["domain_accuracy"].tolist() == pytest.approx([40 / 120])
+
+
+def test_unlabelled_clips_are_a_cell_of_their_own_and_make_no_epoch_longer() -> None:
+    labels, groups = np.append(LABELS, [0] * 300), np.append(GROUPS, [2] * 300)
+    clips = clips_of(np.tile(np.arange(900)[:, None], SAMPLES), labels, groups).unlabelled(np.arange(600, 900))
+    witness = Witness()
+    head = DomainAdversarial(_Watched(witness), 3, weight=0.0)
+    train(head, clips, epochs=4, balance="class_and_group")
+    assert len(witness.shown) == 4 * 600
+    assert shares(witness.shown, np.append(LABELS, [-1] * 300), groups) == pytest.approx(
+        {(0, 0): 0.2, (0, 1): 0.2, (1, 0): 0.2, (1, 1): 0.2, (-1, 2): 0.2}, abs=0.04
+    )
+
+
+def test_the_labels_of_unlabelled_clips_change_nothing() -> None:
+    trained = []
+    for flipped in (False, True):
+        clips = confounded(90, 0.7, seed=0)
+        clips.groups[60:] = 2
+        if flipped:
+            clips.labels[60:] = 1 - clips.labels[60:]
+        model = adversarial(n_domains=3)
+        train(model, clips.unlabelled(np.arange(60, 90)), balance="class_and_group")
+        trained.append(model.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+def test_what_cannot_be_learned_without_labels_is_refused() -> None:
+    clips = with_target(6, 3)
+    with pytest.raises(TrainingError, match="no clips to train on"):
+        train(adversarial(n_domains=3), clips.unlabelled(np.arange(9)))
+    with pytest.raises(TrainingError, match="mixup mixes labels, and some clips have none"):
+        train(adversarial(n_domains=3), clips, mixup=0.2)
+
+
 # Balanced draws
 
 
@@ -240,6 +359,17 @@ class Witness(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         self.shown += (waveforms[:, 0] * 32768).round().int().tolist()
         return self.scale.expand(len(waveforms), 2)
+
+
+class _Watched(Classifier):
+    """A classifier whose waveforms a witness notes."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__()
+        self.front_end, self.witness, self.classify = nn.Identity(), witness, nn.Linear(2, 2)
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        return self.witness(waveforms)
 
 
 LABELS = np.repeat([0, 0, 1, 1], [500, 60, 30, 10])
@@ -314,8 +444,18 @@ def embedded(separation: float, per_group: tuple[int, ...] = (30, 30, 30), segme
 
 
 def test_groups_that_lie_apart_are_told_apart() -> None:
-    accuracy, chance = probe(*embedded(8.0))
-    assert accuracy > 0.97 and chance == pytest.approx(1 / 3)
+    found = probe(*embedded(8.0))
+    assert found.accuracy > 0.97 and found.chance == pytest.approx(1 / 3)
+    assert found.low < found.accuracy <= found.high <= 1
+    assert (found.recordings, found.features) == (90, 8)
+
+
+def test_the_interval_of_a_probe_is_over_recordings_not_over_their_segments() -> None:
+    few, many = (probe(*embedded(1.0, segments=segments)) for segments in (1, 9))
+    assert few.high - few.low == pytest.approx(many.high - many.low, rel=0.2)
+    # The proportion of 90 recordings that are as many of each group.
+    expected = stats.binomtest(round(90 * few.accuracy), 90).proportion_ci(method="wilson")
+    assert (few.low, few.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_the_segments_of_a_recording_do_not_give_it_away() -> None:
@@ -324,8 +464,8 @@ def test_the_segments_of_a_recording_do_not_give_it_away() -> None:
 
 
 def test_a_frequent_group_does_not_raise_the_accuracy() -> None:
-    accuracy, chance = probe(*embedded(0.0, per_group=(150, 12)))
-    assert chance == 0.5 and 0.3 < accuracy < 0.7
+    found = probe(*embedded(0.0, per_group=(150, 12)))
+    assert found.chance == 0.5 and 0.3 < found.accuracy < 0.7
 
 
 def test_a_probe_repeats_and_takes_tensors() -> None:

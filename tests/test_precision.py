@@ -35,6 +35,7 @@ ON_WAVEFORMS: dict[str, Callable[[], nn.Module]] = {
     "AddNoise": layers.AddNoise,
     "MixBackground": layers.MixBackground,
     "RandomBandFilter": lambda: layers.RandomBandFilter(RATE),
+    "RandomChannel": layers.RandomChannel,
     "RandomRoom": lambda: layers.RandomRoom(RATE),
     "TimeMask": layers.TimeMask,
 }
@@ -47,6 +48,8 @@ ON_IMAGES: dict[str, Callable[[], nn.Module]] = {
     "RandomEqualiser": layers.RandomEqualiser,
     "TimeFrequencyWarp": layers.TimeFrequencyWarp,
     "SpecAugment": layers.SpecAugment,
+    "SpectrumMatching": layers.SpectrumMatching,
+    "FreqMixStyle": layers.FreqMixStyle,
 }
 ON_ANYTHING = ON_WAVEFORMS | ON_IMAGES
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -184,7 +184,7 @@ def test_an_unknown_key_is_named_with_those_allowed(changes: dict[str, Any], key
         (front_end({"LogSpectrogram": {}, "Standardise": {}}), ["model", "LogSpectrogram", "Standardise"]),
         (front_end({}), ["model", "front end"]),
         (front_end("LogSpectrogram"), ["model.front_end.0"]),
-        ({"adversarial": {"weight": 0}}, ["adversarial.weight", "greater than 0"]),
+        ({"adversarial": {"weight": -1}}, ["adversarial.weight", "greater than or equal to 0"]),
         ({"adversarial": {}}, ["adversarial.weight", "required"]),
         (
             {

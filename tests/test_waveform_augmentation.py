@@ -16,6 +16,7 @@ from course_lib.layers import (
     AddNoise,
     MixBackground,
     RandomBandFilter,
+    RandomChannel,
     RandomGain,
     RandomRoom,
     RandomShift,
@@ -38,6 +39,7 @@ LAYERS: dict[str, Callable[[], Augmentation]] = {
     "AddNoise": AddNoise,
     "MixBackground": lambda: MixBackground(share=1.0),
     "RandomBandFilter": lambda: RandomBandFilter(RATE, share=1.0),
+    "RandomChannel": lambda: RandomChannel(share=1.0),
     "RandomRoom": lambda: RandomRoom(RATE, share=1.0),
     "TimeMask": TimeMask,
 }
@@ -153,6 +155,9 @@ def test_what_is_no_batch_of_waveforms_is_refused(name: str, waveforms: Tensor) 
         (lambda: RandomBandFilter(2000), "must rise from above 0 to at most half the sample rate, 1000 Hz"),
         (lambda: RandomBandFilter(RATE, order=0), "order is 0"),
         (lambda: RandomBandFilter(0), "sample_rate is 0"),
+        (lambda: RandomChannel(std_db=-1), "std_db is -1"),
+        (lambda: RandomChannel(points=1), "points is 1"),
+        (lambda: RandomChannel(share=2), "share is 2"),
         (lambda: RandomGain(float("nan"), 3), "lowest_db is nan"),
         (lambda: RandomGain(inverted=1.5), r"inverted is 1\.5"),
         (lambda: RandomSpeed(0.9, float("inf")), "fastest is inf"),
@@ -469,3 +474,48 @@ def test_zeros_within_a_word_are_no_padding() -> None:
     waveforms = torch.tensor([[0.0, 0, 1, 0, -1, 0, 0], [0] * 7, [1] * 7])
     assert before_padding(waveforms).sum(dim=1).tolist() == [5, 0, 7]
     assert before_padding(waveforms)[0].tolist() == [True] * 5 + [False] * 2
+
+
+def response_of(layer: Augmentation, samples: int, seed: int) -> np.ndarray:
+    """The impulse response of the draw that a seed gives, `samples` before and after the impulse."""
+    impulse = torch.zeros(1, 2 * samples + 1)
+    impulse[0, samples], impulse[0, -1] = 1.0, 1e-30  # not padding
+    return training(layer, seed)(impulse)[0].numpy()
+
+
+def test_a_channel_is_one_linear_filter_a_clip() -> None:
+    layer = RandomChannel(std_db=6, share=1.0)
+    response = response_of(layer, 4000, seed=3)
+    sound = noises(1, 3000)
+    expected = scipy.signal.fftconvolve(sound[0].numpy(), response)[4000:7000]
+    # The filter is drawn for another length, so that the two agree up to how finely its response is sampled.
+    changed = training(layer, 3)(sound)[0].numpy()
+    assert np.abs(changed - expected).max() < 0.01 * np.abs(expected).max()
+    assert np.abs(changed - sound[0].numpy()).max() > 0.1 * np.abs(sound).max()
+    np.testing.assert_allclose(response[:4000], response[:4000:-1], atol=1e-5)  # no phase
+
+
+def test_the_gain_of_a_channel_is_drawn_in_decibels_at_equally_spaced_frequencies_and_linear_in_between() -> None:
+    levels = []
+    for seed in range(300):
+        response = response_of(RandomChannel(std_db=6, points=5, share=1.0), 512, seed)
+        level = 20 * np.log10(np.abs(np.fft.rfft(response, 1025))[: 512 + 1])
+        levels.append(np.interp(np.linspace(0, 1, 17), np.linspace(0, 1, len(level)), level))
+    levels = np.array(levels)[:, 1:-1]  # the ends ring a little beyond what is kept of the response
+    at_points, between = levels[:, 3::4], levels[:, 1::4]
+    assert at_points.mean() == pytest.approx(0, abs=0.8) and at_points.std() == pytest.approx(6, rel=0.1)
+    lines = (levels[:, 3:-4:4] + levels[:, 7::4]) / 2
+    assert np.abs(between[:, 1:-1] - lines).max() < 0.3
+
+
+def test_a_channel_without_gain_and_clips_that_are_not_chosen_stay_as_they_are(words: Tensor) -> None:
+    torch.testing.assert_close(training(RandomChannel(std_db=0, share=1.0))(words), words, atol=1e-6, rtol=0)
+    assert torch.equal(training(RandomChannel(share=0.0))(words), words)
+    changed = (training(RandomChannel())(words[3:, :500].expand(300, -1)) != words[3:, :500]).any(dim=1)
+    assert changed.float().mean() == pytest.approx(0.8, abs=0.06)
+
+
+def test_a_channel_leaves_the_padding_silent(words: Tensor) -> None:
+    changed = training(RandomChannel(share=1.0))(words)
+    for row, length in enumerate(LENGTHS):
+        assert not changed[row, length:].any()

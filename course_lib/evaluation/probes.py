@@ -10,12 +10,22 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from course_lib.evaluation.intervals import interval_of_cells
+
 
 class Probe(NamedTuple):
-    """How well a linear classifier tells groups apart: balanced accuracy, and that of guessing, as fractions."""
+    """How well a linear classifier tells groups apart: balanced accuracy, and that of guessing, as fractions.
+
+    `low` and `high` bound the 95 % interval of the accuracy over the recordings: how many `recordings` meet how many
+    `features` says whether a linear classifier could be fitted at all.
+    """
 
     accuracy: float
     chance: float
+    low: float
+    high: float
+    recordings: int
+    features: int
 
 
 def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds: int = 5, seed: int = 0) -> Probe:
@@ -23,7 +33,8 @@ def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds
 
     Cross-validated in `folds`; what is of one of the `recordings` (n,) stays in one fold. Balanced accuracy is the
     mean of the groups' recalls, so that a frequent group counts no more than a rare one and chance is one over their
-    number. Groups with fewer recordings than `folds` are left out. Raises ValueError unless two groups remain.
+    number. Its interval is Wilson's over the recordings, which leaves out the draw of the training and of the folds.
+    Groups with fewer recordings than `folds` are left out. Raises ValueError unless two groups remain.
     Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
 
     Notebook: 06_adversarial_devices
@@ -42,4 +53,7 @@ def probe(embeddings: ArrayLike, groups: ArrayLike, recordings: ArrayLike, folds
     classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     predicted = cross_val_predict(classifier, embeddings, groups, groups=recordings, cv=split)
-    return Probe(float(balanced_accuracy_score(groups, predicted)), 1 / len(names))
+    right = predicted == groups
+    low, high = interval_of_cells([right[groups == name].mean() for name in names], [sizes[name] for name in names])
+    accuracy = float(balanced_accuracy_score(groups, predicted))
+    return Probe(accuracy, 1 / len(names), low, high, sum(sizes[name] for name in names), embeddings.shape[1])

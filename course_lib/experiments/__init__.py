@@ -4,6 +4,7 @@ Notebook: 02_spoken_digits_cnn
 """
 
 from course_lib import training
+from course_lib.experiments.comparison import compared, scores_by_group
 from course_lib.experiments.discriminant import Discriminant
 from course_lib.experiments.form import RecipeError
 from course_lib.experiments.recipe import Ensemble, Experiment, Fold, GroupPrior, Prediction, Recipe
@@ -34,6 +35,7 @@ __all__ = [
     "Result",
     "ResultBusy",
     "ResultError",
+    "compared",
     "damaged",
     "decisions",
     "load",
@@ -43,6 +45,7 @@ __all__ = [
     "read",
     "results",
     "run",
+    "scores_by_group",
     "table",
     "training",
     "write_json",

@@ -105,9 +105,15 @@ class Model(FrontEndForm):
 
 
 class Adversarial(Form):
-    """A second head that predicts the group, against which the features are trained with up to `weight`."""
+    """A second head that predicts the group, against which the features are trained with up to `weight`.
 
-    weight: float = Field(gt=0, le=1000)
+    With `target` the unlabelled clips of the test side go through this head, too. With `head_learning_rate` the head
+    has this constant learning rate; otherwise it follows the schedule of the network.
+    """
+
+    weight: float = Field(ge=0, le=1000)
+    target: bool = False
+    head_learning_rate: float | None = Field(None, gt=0, le=10)
 
 
 def _check_call(module: Any, name: str, arguments: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -112,9 +112,16 @@ class Experiment(Form):
                 return fold
         raise RecipeError(f"{protocol} has no fold {name!r}; it has {', '.join(fold.split.name for fold in folds)}")
 
+    @property
+    def note(self) -> str:
+        """What must be said beside every result, such as that test recordings were used; empty for most experiments."""
+        return ""
+
     def folds(self, recordings: Recordings, protocol: str, seed: int = 0) -> list[Fold]:
         """Every fold of one seed of a protocol. Raises RecipeError and DatasetError."""
         self.require(protocol, seed)
+        if self.note:
+            recordings = replace(recordings, note="; ".join(filter(None, (recordings.note, self.note))))
         stated = datasets.get(self.dataset).protocol(protocol)
         made = stated.splits(recordings, seed)
         return [Fold(recordings, stated, split, len(made), seed) for split in made]
@@ -200,7 +207,8 @@ class OfClips(Experiment):
 class Recipe(OfClips):
     """One experiment: data set, clips, model, training, and how many seeds of which protocols are reported.
 
-    With `adversarial` the model is wrapped in a DomainAdversarial whose domains are the groups.
+    With `adversarial` the model is wrapped in a DomainAdversarial whose domains are the groups. With `adaptation:
+    batch_norm` a group is predicted with the batch normalisation statistics of its own unlabelled clips.
     `synthetic` recordings are mixed into the training side; its keys are arguments of `datasets.stand_in`.
 
     Notebook: 02_spoken_digits_cnn
@@ -211,6 +219,7 @@ class Recipe(OfClips):
     validation: Validation | None = None
     synthetic: dict[str, Annotated[int, Field(ge=1)]] | None = None
     adversarial: Adversarial | None = None
+    adaptation: Literal["batch_norm"] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -228,7 +237,15 @@ class Recipe(OfClips):
                 raise ValueError(f"synthetic: unknown {', '.join(sorted(unknown))}; known: {', '.join(sizes)}")
         if self.adversarial is not None and self.synthetic is not None:
             raise ValueError("adversarial and synthetic do not go together: each synthetic voice would be a domain")
+        if self.adversarial is not None and self.adversarial.target and self.training.mixup:
+            raise ValueError("adversarial.target and training.mixup do not go together: unlabelled clips have no label")
         return self
+
+    @property
+    def note(self) -> str:
+        """That the sound of the test side was used, where it was: such a score is not that of unknown recordings."""
+        target = self.adversarial is not None and self.adversarial.target
+        return "uses its unlabelled sound" if target or self.adaptation else ""
 
     def with_training(self, **changes: Any) -> Recipe:
         """The same recipe with other training settings: `recipe.with_training(epochs=3)`. Raises RecipeError."""
@@ -259,7 +276,8 @@ class Recipe(OfClips):
             raise RecipeError(f"{self.name}: {error}") from error
         if self.adversarial is None:
             return model
-        return models.DomainAdversarial(model, n_groups, weight=self.adversarial.weight)
+        head = self.adversarial
+        return models.DomainAdversarial(model, n_groups, weight=head.weight, head_learning_rate=head.head_learning_rate)
 
     def validation_rows(self, fold: Fold) -> np.ndarray:
         """The rows of the validation part of a fold; none where the recipe has no validation part."""
@@ -291,7 +309,10 @@ class Recipe(OfClips):
             model = self.build(len(fold.recordings.class_names), len(clips.group_names))
         self._try_out(model, clips)
         inputs = self._inputs_of(model, clips, progress)
-        own = inputs.of_recordings(np.setdiff1d(fold.split.train, validation))
+        rows = np.setdiff1d(fold.split.train, validation)
+        if self.adversarial is not None and self.adversarial.target:
+            inputs, rows = inputs.unlabelled(fold.split.test), np.union1d(rows, fold.split.test)
+        own = inputs.of_recordings(rows)
         chosen_on = inputs.of_recordings(validation) if len(validation) else None
         fit_options |= {"extra": extra, "seed": fold.seed, "decision": fold.protocol.decision}
         history = training.fit(model, own, chosen_on, self.training, **fit_options)
@@ -323,8 +344,22 @@ class Recipe(OfClips):
             "history": json.loads(history.table().to_json(orient="records")),
             "probe": _probed(model, of_side["validation"], fold) if datasets.get(self.dataset).probe_groups else {},
         }
-        tables = {side: evaluation.predict_clips(model, part, fold.recordings) for side, part in of_side.items()}
+        tables = {side: self._predicted(model, clips, rows, fold) for side, rows in sides.items()}
         return Prediction(**tables, facts=facts, model=model)
+
+    def _predicted(self, model: nn.Module, clips: Clips, rows: np.ndarray, fold: Fold) -> pd.DataFrame:
+        """Class probabilities of the clips of some recordings, each group's after the adaptation, if any, to it."""
+        if self.adaptation is None or not len(rows):
+            return evaluation.predict_clips(model, clips.of_recordings(rows), fold.recordings)
+        groups = fold.recordings.table["group"].to_numpy(str)
+        either_side = np.union1d(fold.split.train, fold.split.test)
+        tables = []
+        for group in np.unique(groups[rows]):
+            # To all that was recorded with a device: for the few held-out recordings the training side's, too.
+            adapted = training.adapt_batch_norm(model, clips.of_recordings(either_side[groups[either_side] == group]))
+            part = clips.of_recordings(rows[groups[rows] == group])
+            tables.append(evaluation.predict_clips(adapted, part, fold.recordings))
+        return pd.concat(tables)
 
     def _try_out(self, model: nn.Module, clips: Clips) -> None:
         """Pass two clips through the model in training mode, or it might fail after an hour. Raises RecipeError."""

@@ -3,7 +3,14 @@
 
 from course_lib.layers.gammatone import GammatoneFilterbank
 from course_lib.layers.gradient_reversal import GradientReversal
-from course_lib.layers.image_augmentation import RandomCrop, RandomEqualiser, SpecAugment, TimeFrequencyWarp
+from course_lib.layers.image_augmentation import (
+    FreqMixStyle,
+    RandomCrop,
+    RandomEqualiser,
+    SpecAugment,
+    SpectrumMatching,
+    TimeFrequencyWarp,
+)
 from course_lib.layers.level import NormaliseLevel
 from course_lib.layers.spectrogram import (
     MFCC,
@@ -20,6 +27,7 @@ from course_lib.layers.waveform_augmentation import (
     AddNoise,
     MixBackground,
     RandomBandFilter,
+    RandomChannel,
     RandomGain,
     RandomRoom,
     RandomShift,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from course_lib.layers.arguments import number, whole
-from course_lib.layers.waveform_augmentation import Augmentation, uniform
+from course_lib.layers.waveform_augmentation import Augmentation, other_clips, share_of, uniform
 from course_lib.layers.waveforms import require_images
 
 
@@ -51,6 +51,58 @@ class RandomEqualiser(ImageAugmentation):
         gain = self.std_db * torch.randn(len(images), 1, self.points, device=images.device, dtype=torch.float32)
         gain = functional.interpolate(gain, images.shape[1], mode="linear", align_corners=True)
         return images + gain.transpose(1, 2)
+
+
+class SpectrumMatching(ImageAugmentation):
+    """Images in dB (batch, bands, frames) whose mean spectrum is moved towards that of another clip of the batch.
+
+    The difference of the two clips' means over time is added to every frame, times a random part from 0 to `most`, in
+    `share` of the clips: what one stethoscope or microphone heard, as another one colours it. The label stays. A batch
+    of one clip stays as it is.
+
+    Notebook: 06_adversarial_devices
+    """
+
+    def __init__(self, most: float = 1.0, share: float = 0.8) -> None:
+        super().__init__()
+        self.most, self.share = number("most", most, at_least=0, at_most=1), share_of(share)
+
+    def augment(self, images: Tensor) -> Tensor:
+        if len(images) == 1:
+            return images
+        mean = images.mean(dim=2, keepdim=True)
+        part = uniform(images, 0, self.most) * (uniform(images, 0, 1) < self.share)
+        return images + part[:, :, None] * (mean[other_clips(images)] - mean)
+
+
+class FreqMixStyle(ImageAugmentation):
+    """Images in dB (batch, bands, frames) with the mean and spread of each band mixed with another clip's.
+
+    Every band is brought to mean 0 and standard deviation 1 over time, and then to the mixture of its own mean and
+    standard deviation and those of another clip of the batch; the shares are drawn from Beta(alpha, alpha), one a clip,
+    in `share` of the clips. The label stays. A batch of one clip stays as it is.
+    Sources: Zhou et al. 2021, "Domain generalization with MixStyle"; Morocutti et al. 2023, arXiv 2305.07499, for the
+    statistics of bands.
+
+    Notebook: 06_adversarial_devices
+    """
+
+    def __init__(self, alpha: float = 0.4, share: float = 0.8) -> None:
+        super().__init__()
+        self.alpha, self.share = number("alpha", alpha, above=0), share_of(share)
+
+    def augment(self, images: Tensor) -> Tensor:
+        if len(images) == 1:
+            return images
+        mean = images.mean(dim=2, keepdim=True)
+        centred = images - mean
+        spread = centred.square().mean(dim=2, keepdim=True).sqrt()
+        alpha = torch.tensor(self.alpha, dtype=torch.float32)
+        own = torch.distributions.Beta(alpha, alpha).sample((len(images), 1)).to(images)
+        own = torch.where(uniform(images, 0, 1) < self.share, own, 1.0)[:, :, None]
+        other = other_clips(images)
+        mixed_mean, mixed_spread = (torch.lerp(each[other], each, own) for each in (mean, spread))
+        return mixed_mean + centred * (mixed_spread / spread.clamp(min=1e-3))  # dB: a silent band has no spread
 
 
 class TimeFrequencyWarp(ImageAugmentation):

@@ -162,19 +162,20 @@ class Decibels(nn.Module):
 class Standardise(nn.Module):
     """Images (batch, bands, frames) brought to mean 0 and standard deviation 1 each, which takes their level away.
 
-    With `level_only` the mean becomes 0 and the standard deviation stays.
+    With `level_only` the mean becomes 0 and the standard deviation stays. With `each_band` the mean of every band
+    becomes 0, which takes the average spectrum of a clip away, and with it whatever a linear microphone does to dB.
 
     Notebook: 02_spoken_digits_cnn
     """
 
-    def __init__(self, level_only: bool = False) -> None:
+    def __init__(self, level_only: bool = False, each_band: bool = False) -> None:
         super().__init__()
-        self.level_only = level_only
+        self.level_only, self.each_band = level_only, each_band
 
     def forward(self, images: Tensor) -> Tensor:
         require_images(images)
         precise = images.to(single_at_least(images.dtype))
-        centred = precise - precise.mean(dim=(1, 2), keepdim=True)
+        centred = precise - precise.mean(dim=2 if self.each_band else (1, 2), keepdim=True)
         if self.level_only:
             return centred.to(images.dtype)
         # Clamped before the root, whose slope at 0 is infinite: silence would make every gradient NaN.

@@ -52,6 +52,17 @@ def uniform(batch: Tensor, low: float, high: float) -> Tensor:
     return torch.empty(len(batch), 1, device=batch.device, dtype=torch.float32).uniform_(low, high)
 
 
+def other_clips(batch: Tensor) -> Tensor:
+    """For each clip of a batch of two or more the number of another one, shape (batch,)."""
+    clips = torch.arange(len(batch), device=batch.device)
+    return (clips + torch.randint(1, len(clips), clips.shape, device=clips.device)) % len(clips)
+
+
+def share_of(share: float) -> float:
+    """A share of the clips, from 0 to 1."""
+    return number("share", share, at_least=0, at_most=1)
+
+
 class RandomGain(Augmentation):
     """Waveforms made louder or softer by `lowest_db` to `highest_db`: another distance from the microphone.
 
@@ -102,7 +113,7 @@ class RandomStart(Augmentation):
         self, latest: float = 0.4, lowest_snr: float = 10.0, highest_snr: float = 60.0, share: float = 0.7
     ) -> None:
         super().__init__()
-        self.latest, self.share = number("latest", latest, at_least=0, at_most=1), _share(share)
+        self.latest, self.share = number("latest", latest, at_least=0, at_most=1), share_of(share)
         self.lowest_snr, self.highest_snr = ordered("lowest_snr", lowest_snr, "highest_snr", highest_snr)
 
     def augment(self, waveforms: Tensor) -> Tensor:
@@ -157,7 +168,7 @@ class RandomTrim(Augmentation):
 
     def __init__(self, cut: float = 0.12, share: float = 0.7) -> None:
         super().__init__()
-        self.cut, self.share = number("cut", cut, at_least=0, below=0.5), _share(share)
+        self.cut, self.share = number("cut", cut, at_least=0, below=0.5), share_of(share)
 
     def augment(self, waveforms: Tensor) -> Tensor:
         length = sounding_length(waveforms)
@@ -195,14 +206,14 @@ class MixBackground(Augmentation):
     def __init__(self, lowest_snr: float = 5.0, highest_snr: float = 30.0, share: float = 0.5) -> None:
         super().__init__()
         self.lowest_snr, self.highest_snr = ordered("lowest_snr", lowest_snr, "highest_snr", highest_snr)
-        self.share = _share(share)
+        self.share = share_of(share)
 
     def augment(self, waveforms: Tensor) -> Tensor:
         if len(waveforms) == 1:
             return waveforms
-        clips = torch.arange(len(waveforms), device=waveforms.device)
-        other = (clips + torch.randint(1, len(clips), clips.shape, device=clips.device)) % len(clips)
-        both = mixed(waveforms, waveforms[other], uniform(waveforms, self.lowest_snr, self.highest_snr))
+        both = mixed(
+            waveforms, waveforms[other_clips(waveforms)], uniform(waveforms, self.lowest_snr, self.highest_snr)
+        )
         return torch.where(uniform(waveforms, 0, 1) < self.share, both, waveforms)
 
 
@@ -221,7 +232,7 @@ class RandomBandFilter(Augmentation):
     ) -> None:  # fmt: skip
         super().__init__()
         self.sample_rate = number("sample_rate", sample_rate, above=0)
-        self.order, self.share = whole("order", order), _share(share)
+        self.order, self.share = whole("order", order), share_of(share)
         if not 0 < lowest <= low < high <= highest <= sample_rate / 2:
             raise ValueError(
                 f"the edges lowest {lowest}, low {low}, high {high} and highest {highest} Hz must rise from above 0 to "
@@ -236,6 +247,32 @@ class RandomBandFilter(Augmentation):
         upper = uniform(waveforms, math.log(self.high), math.log(self.highest)).exp()
         gain = butterworth(frequency, lower, upper, self.order)
         filtered = torch.fft.irfft(torch.fft.rfft(waveforms) * gain, n=samples)
+        chosen = (uniform(waveforms, 0, 1) < self.share) & before_padding(waveforms)
+        return torch.where(chosen, filtered, waveforms)
+
+
+class RandomChannel(Augmentation):
+    """Waveforms through a filter with a smooth random frequency response: another microphone or stethoscope.
+
+    The gain in dB is normal with standard deviation `std_db` at `points` frequencies, equally spaced from 0 to half the
+    sample rate, and linear in between; phases stay. Nothing of the filtered sound is left beyond the beginning of the
+    padding zeros. For log-mel images in dB this is what `RandomEqualiser` does to the images, since a filter
+    shorter than the window of a spectrogram adds its gain to every frame, except where `top_db` cuts off.
+
+    Notebook: 06_adversarial_devices
+    """
+
+    def __init__(self, std_db: float = 6.0, points: int = 6, share: float = 0.8) -> None:
+        super().__init__()
+        self.std_db, self.share = number("std_db", std_db, at_least=0), share_of(share)
+        self.points = whole("points", points, at_least=2)
+
+    def augment(self, waveforms: Tensor) -> Tensor:
+        samples = waveforms.shape[1]
+        size = 1024 * math.ceil(2 * samples / 1024)  # room for the filter to ring without coming round to the beginning
+        level = self.std_db * torch.randn(len(waveforms), 1, self.points, device=waveforms.device, dtype=torch.float32)
+        level = functional.interpolate(level, size // 2 + 1, mode="linear", align_corners=True)[:, 0]
+        filtered = torch.fft.irfft(torch.fft.rfft(waveforms, n=size) * 10 ** (level / 20), n=size)[:, :samples]
         chosen = (uniform(waveforms, 0, 1) < self.share) & before_padding(waveforms)
         return torch.where(chosen, filtered, waveforms)
 
@@ -255,7 +292,7 @@ class RandomRoom(Augmentation):
         strongest_db: float = 0.0, share: float = 0.8,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.sample_rate, self.share = number("sample_rate", sample_rate, above=0), _share(share)
+        self.sample_rate, self.share = number("sample_rate", sample_rate, above=0), share_of(share)
         self.shortest, self.longest = ordered("shortest", number("shortest", shortest, above=0), "longest", longest)
         self.weakest_db, self.strongest_db = ordered("weakest_db", weakest_db, "strongest_db", strongest_db)
 
@@ -320,7 +357,3 @@ def butterworth(frequency: Tensor, lower: Tensor, upper: Tensor, order: int) -> 
     """Gain of a high-pass at `lower` times a low-pass at `upper`, at each frequency (all Hz); -3 dB at the edges."""
     high_pass = 1 / (1 + (lower / frequency.clamp(min=1e-3)) ** (2 * order)).sqrt()
     return high_pass / (1 + (frequency / upper) ** (2 * order)).sqrt()
-
-
-def _share(share: float) -> float:
-    return number("share", share, at_least=0, at_most=1)

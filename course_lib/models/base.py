@@ -55,8 +55,8 @@ class Classifier(nn.Module):
     def loss(self, waveforms: Tensor, labels: Tensor, groups: Tensor, label_smoothing: float = 0.0) -> Losses:
         """The cross-entropy of the logits of waveforms (batch, samples).
 
-        `labels` and `groups` are indices (batch,), or shares (batch, any number) where clips are mixed. A subclass with
-        another objective overrides this method; `training.fit` calls it for each batch.
+        `labels` (-1: unlabelled) and `groups` are indices (batch,), or shares (batch, any number) where clips are
+        mixed. A subclass with another objective overrides this method; `training.fit` calls it for each batch.
         """
         head = cross_entropy(self(waveforms), labels, label_smoothing)
         return Losses(head[0], {"train": head})
@@ -105,8 +105,8 @@ def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The mean loss of logits (batch, n_classes) and the number of correct predictions, both scalars.
 
-    `targets` are class indices (batch,), or the share of each class in each clip (batch, classes). A prediction of a
-    mixed clip is correct to the share of the predicted class.
+    `targets` are class indices (batch,), or the share of each class in each clip (batch, classes). Clips whose index is
+    -1, unlabelled, count in neither. A prediction of a mixed clip is correct to the share of the predicted class.
     """
     logits = logits.float()
     predicted = logits.argmax(dim=1)
@@ -115,7 +115,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     else:
         targets = functional.pad(targets, (0, logits.shape[1] - targets.shape[1]))
         correct = targets.gather(1, predicted[:, None]).sum()
-    return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing), correct
+    return functional.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=label_smoothing), correct
 
 
 def mean_and_maximum(frames: Tensor, dim: int) -> Tensor:

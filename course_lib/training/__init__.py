@@ -4,6 +4,7 @@ Notebook: 02_spoken_digits_cnn
 """
 # ruff: noqa: F401 - imported for others
 
+from course_lib.training.adaptation import adapt_batch_norm
 from course_lib.training.fit import fit, fixed_threads
 from course_lib.training.history import History
 from course_lib.training.settings import Settings

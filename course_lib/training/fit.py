@@ -43,14 +43,14 @@ def fit(
 ) -> History:
     """Train a model that maps waveforms to logits, in place, and return how it went.
 
-    Each epoch goes once through `train` (or draws from it, see `Settings.balance`) and through
-    `settings.extra_per_epoch` random clips of `extra`. A Classifier has its own `loss`; any other module learns by the
-    cross-entropy of its logits. With `checkpoint`, the state is written there after every epoch and training goes on
-    from it: the weights come out the same as without the interruption. `on_epoch` is called after every epoch. The
-    recordings of the validation part are decided by the mean log-probabilities of their clips, or by their votes. It
-    uses `COURSE_THREADS` processor threads, and leaves torch's random numbers and number of threads as they were.
-    Under `fabric run` it uses the devices named there. Raises ModelError for clips that do not fit the model,
-    TrainingError and CheckpointError.
+    Each epoch goes once through `train` (or draws from it, see `Settings.balance`, as many clips as have labels) and
+    through `settings.extra_per_epoch` random clips of `extra`. A Classifier has its own `loss`; any other module learns
+    by the cross-entropy of its logits. Clips with the label -1 are unlabelled: no class loss counts them. With
+    `checkpoint`, the state is written there after every epoch and training goes on from it: the weights come out the
+    same as without the interruption. `on_epoch` is called after every epoch. The recordings of the validation part are
+    decided by the mean log-probabilities of their clips, or by their votes. It uses `COURSE_THREADS` processor threads,
+    and leaves torch's random numbers and number of threads as they were. Under `fabric run` it uses the devices named
+    there. Raises ModelError for clips that do not fit the model, TrainingError and CheckpointError.
 
     Notebook: 02_spoken_digits_cnn
     """
@@ -66,7 +66,8 @@ def fit(
         checkpoint = Path(checkpoint).expanduser()
         if checkpoint.exists():
             trainer.resume(checkpoint)
-    own_clips, weights = len(train), _balancing_weights(train, settings.balance)
+    weights = _balancing_weights(train, settings.balance)
+    own_clips, draws = len(train), int((train.labels >= 0).sum())  # unlabelled clips make no epoch longer
     train = (train + extra if settings.extra_per_epoch else train).to(fabric.device)
     validation = validation.to(fabric.device) if validation else None
     history = trainer.history
@@ -80,7 +81,7 @@ def fit(
             started, number = perf_counter(), len(history.epochs)
             epoch_seed = 1_000_003 * seed + number  # an epoch depends on the seed and its number, nothing else
             _seed(fabric.device, epoch_seed)
-            order = _epoch_order(own_clips, len(train), settings.extra_per_epoch, weights)
+            order = _epoch_order(own_clips, len(train), settings.extra_per_epoch, weights, draws)
             _seed(fabric.device, epoch_seed + 500_009 * fabric.global_rank)
             epoch = trainer.train_epoch(train, order, number)
             if validation is not None:
@@ -118,8 +119,10 @@ def _require_possible(
         raise TrainingError('keep="best" needs a validation part; hold one out of the training side')
     if settings.extra_per_epoch and not extra:
         raise TrainingError(f"extra_per_epoch is {settings.extra_per_epoch} but there are no extra clips")
-    if not len(train):
+    if not (train.labels >= 0).any():
         raise TrainingError("there are no clips to train on")
+    if settings.mixup and (train.labels < 0).any():
+        raise TrainingError("mixup mixes labels, and some clips have none; set mixup to 0")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise TrainingError(f"seed is {seed!r}; it must be a whole number from 0 to {2**31 - 1}")
     for clips in (train, validation, extra):
@@ -185,7 +188,10 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _balancing_weights(clips: Clips, balance: str) -> Tensor | None:
-    """How likely each clip is to be drawn: inversely to the size of its class, or of its class in its group."""
+    """How likely each clip is to be drawn: inversely to the size of its class, or of its class in its group.
+
+    Unlabelled clips are a class of their own.
+    """
     if balance == "none":
         return None
     cells = [clips.labels, clips.groups] if balance == "class_and_group" else [clips.labels]
@@ -193,8 +199,8 @@ def _balancing_weights(clips: Clips, balance: str) -> Tensor | None:
     return 1.0 / sizes[cell]
 
 
-def _epoch_order(own: int, total: int, extra: int, weights: Tensor | None) -> Tensor:
-    order = torch.randperm(own) if weights is None else torch.multinomial(weights, own, replacement=True)
+def _epoch_order(own: int, total: int, extra: int, weights: Tensor | None, draws: int) -> Tensor:
+    order = torch.randperm(own) if weights is None else torch.multinomial(weights, draws, replacement=True)
     if extra:
         order = torch.cat([order, own + torch.randperm(total - own)[:extra]])
         order = order[torch.randperm(len(order))]

@@ -85,7 +85,7 @@ class Trainer:
         learner.to(fabric.device, memory_format=torch.channels_last)  # convolutions on the CPU are twice as fast so
         self.wrapped, self.optimizer = fabric.setup(learner, settings.optimizer_for(model))
         self.wrapped.mark_forward_method("loss")  # so that it runs on several devices as `forward` does
-        # Layers may learn faster or slower than the rest; the schedule goes for all of them.
+        # Layers may learn faster or slower than the rest; the schedule goes for all that are not constant.
         self.rates = [group["lr"] / settings.learning_rate for group in self.optimizer.param_groups]
         self.averaged = None
         if settings.averaging:
@@ -109,10 +109,12 @@ class Trainer:
         for step, batch in enumerate(batches):
             epochs_done = number + step / len(batches)
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * settings.learning_rate_at(epochs_done)
+                if not group.get("constant"):
+                    group["lr"] = rate * settings.learning_rate_at(epochs_done)
             self.learner.set_progress(epochs_done / settings.epochs)
             index = batch[self.fabric.global_rank :: self.fabric.world_size].to(self.fabric.device)
             waveforms, labels = train.batch(index)
+            labelled = (labels >= 0).sum()
             targets = [labels, train.groups[index]]
             with ExitStack() as stack:
                 if settings.mixup:
@@ -127,13 +129,15 @@ class Trainer:
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
             sums["clips"] += len(index)
+            sums["labelled"] += labelled
             for head, (loss, correct) in losses.heads.items():
-                sums[f"{head}_loss"] += loss.detach() * len(index)
+                sums[f"{head}_loss"] += loss.detach() * (labelled if head == "train" else len(index))
                 sums[f"{head}_accuracy"] += correct
-        count, *totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="sum").tolist()
+        clips, labelled, *totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="sum").tolist()
         if not math.isfinite(total := sum(totals)):
             raise TrainingError(f"the loss became {total} in epoch {number + 1}; lower learning_rate")
-        means = {name: value / count for name, value in zip(list(sums)[1:], totals, strict=True)}
+        of_head = {name: labelled if name.startswith("train_") else clips for name in list(sums)[2:]}
+        means = {name: value / of_head[name] for name, value in zip(of_head, totals, strict=True)}
         return Epoch(means.pop("train_loss"), means.pop("train_accuracy"), other_heads=means)
 
     def _penalty(self) -> Tensor:

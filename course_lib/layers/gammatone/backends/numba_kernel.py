@@ -245,6 +245,30 @@ def _pool(typing_context, sums, first, last, factors, pooled, frame):
     return types.void(sums, first, last, factors, pooled, frame), generate
 
 
+@intrinsic
+def _turn(typing_context, pooled, frame, k, flat, start, stride):
+    """flat[start + lane * stride + i] = pooled[frame + i, k, lane] for 16 frames and lanes, by shuffled registers."""
+
+    def generate(context, builder, signature, arguments):
+        pooled, flat = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 3))
+        frame, k, start, stride = (arguments[i] for i in (1, 2, 4, 5))
+        first = builder.add(builder.mul(frame, ir.Constant(frame.type, 3)), k)
+        rows = [_load(builder, pooled, builder.add(first, ir.Constant(first.type, 3 * i))) for i in range(LANES)]
+        halves = [
+            ir.Constant(ir.VectorType(_INDEX, LANES), [lane for i in half for lane in (i, i + LANES)])
+            for half in (range(LANES // 2), range(LANES // 2, LANES))
+        ]
+        for _ in range(LANES.bit_length() - 1):  # a perfect shuffle of the rows each time
+            pairs = zip(rows[: LANES // 2], rows[LANES // 2 :], strict=True)
+            rows = [builder.shuffle_vector(*pair, half) for pair in pairs for half in halves]
+        for lane, row in enumerate(rows):
+            at = builder.add(start, builder.mul(stride, ir.Constant(stride.type, lane)))
+            _store(builder, row, builder.gep(flat, [at]), 0)
+        return context.get_dummy_value()
+
+    return types.void(pooled, frame, k, flat, start, stride), generate
+
+
 @njit(nogil=True)
 def _prepare(decay, frequency, power, fractions, window, first, poles, gains, factors):
     """Set `poles`, `gains` and `factors` for the filters from `first` on; returns the smallest decay among them.
@@ -373,9 +397,15 @@ def _run(
         _filter(tables, wide, derivatives, state, waveform, edges, first, last, sums, mix)
         for frame in range(first_frame, last_frame):
             _pool(sums, frames[frame, 0], frames[frame, 1], factors, pooled, frame - first_frame)
-        for some in range(0, last_frame - first_frame, LANES):  # frames that stay in the fastest memory
-            for k in range(3 if derivatives else 1):
-                into = maps[k]
-                for lane in range(min(LANES, filters - block * LANES)):
-                    for frame in range(some, min(some + LANES, last_frame - first_frame)):
+        lanes, count = min(LANES, filters - block * LANES), last_frame - first_frame
+        for k in range(3 if derivatives else 1):
+            into = maps[k]
+            row = (clip * filters + block * LANES) * len(frames) + first_frame
+            for some in range(0, count, LANES):
+                if lanes == LANES and count >= LANES:
+                    some = min(some, count - LANES)  # the last sixteen overlap with those before
+                    _turn(pooled, some, k, into.ravel(), row + some, len(frames))
+                    continue
+                for lane in range(lanes):
+                    for frame in range(some, min(some + LANES, count)):
                         into[clip, block * LANES + lane, first_frame + frame] = pooled[frame, k, lane]

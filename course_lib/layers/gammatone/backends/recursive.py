@@ -16,6 +16,7 @@ from course_lib.layers.gammatone.pooling import Pooling
 
 _PIECE = 2**17  # samples of a clip that are filtered in one go
 _SHARES = 6  # that each thread would take if they were equally fast
+_ALONE = 2**22  # samples through one filter: so much work is done before a second thread would have helped
 
 
 def energies(
@@ -44,7 +45,7 @@ def energies(
         _kernel(order), *_arrays(waveforms, decay, frequency, power), *plan.coefficients(order), edges, frames,
         pooling.window, piece, derivatives, tuple(_arrays(*maps)),
     )  # fmt: skip
-    _in_shares(work, units)
+    _in_shares(work, units, clips * samples * len(decay))
     return maps
 
 
@@ -64,7 +65,7 @@ def outputs(
     work = functools.partial(
         _signal_kernel("outputs", order), *filters, *plan.coefficients(order), *_arrays(state), time, *_arrays(signals)
     )
-    _in_shares(work, clips * state.shape[1])
+    _in_shares(work, clips * state.shape[1], signals.numel())
     return torch.view_as_complex(signals) if analytic else signals[..., 0]
 
 
@@ -81,7 +82,7 @@ def waveform_gradient(signals: Tensor, decay: Tensor, frequency: Tensor, order: 
         _signal_kernel("adjoint", order), *_arrays(_parts(signals), decay, frequency, torch.ones_like(decay)),
         *plan.coefficients(order), *_arrays(totals),
     )  # fmt: skip
-    _in_shares(work, clips * totals.shape[1])
+    _in_shares(work, clips * totals.shape[1], signals.numel())
     return totals.sum(1)
 
 
@@ -96,7 +97,7 @@ def filter_gradients(
         *_arrays(waveforms, _parts(signals), decay, frequency, torch.ones_like(decay)),
         *plan.coefficients(order), *_arrays(sums),
     )  # fmt: skip
-    _in_shares(work, clips * -(-filters // plan.LANES))
+    _in_shares(work, clips * -(-filters // plan.LANES), signals.numel())
     output, by_decay, by_angle = sums.sum(0).unbind(-1)
     by_decay = order / decay.detach().double() * output - by_decay  # the level depends on the decay, too
     return by_decay.to(decay.dtype), -by_angle.to(decay.dtype)
@@ -111,9 +112,9 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
-def _in_shares(work: Callable[[int, int], None], units: int) -> None:
-    """Call work(begin, end) for all units, on the threads that torch may use."""
-    threads = max(1, min(torch.get_num_threads(), units))
+def _in_shares(work: Callable[[int, int], None], units: int, size: int) -> None:
+    """Call work(begin, end) for all units, on as many of torch's threads as work of that size is worth."""
+    threads = max(1, min(torch.get_num_threads(), units, 1 + size // _ALONE))
     if threads == 1:
         work(0, units)
         return
