@@ -3,6 +3,8 @@
 import math
 import os
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ _CANCELLED = 0.1  # of the power that channels have in their mean when they are 
 _QUIET_STEPS = 8  # a median sample of so many steps is rounded to 16 bits with an error of a few per cent
 _INAUDIBLE = 2.0**-24  # of the peak
 _LARGEST_KERNEL = 2**21  # numbers in the filter of torchaudio's resampling
+_NO_SAMPLES = "holds no samples; fetch or record it again"
 _MOST_SAMPLES = 2**30  # after resampling: six hours at 44.1 kHz
 
 
@@ -47,32 +50,56 @@ def read(path: str | Path, sample_rate: int | None = None, channel: str = "mean"
 
 
 def read_channels(path: str | Path) -> tuple[Tensor, int]:
-    """Read a WAV, FLAC or OGG file: its channels, shape (channels, samples), float32, and its rate in Hz.
+    """Read a WAV, FLAC, OGG or MP3 file: its channels, shape (channels, samples), float32, and its rate in Hz.
 
     Full scale is 1; a file of floats may go beyond. A WAV that was streamed, so that its header tells no length, is
     read to its end. Raises AudioError for a missing file, a folder, what is not audio, truncated, damaged or empty
-    files, samples that are NaN, infinite or over 2^31, and sample rates outside 100 Hz .. 768 kHz.
+    files, samples that are NaN, infinite or over 2^31, and sample rates outside 100 Hz .. 768 kHz. Bytes that were changed
+    in the middle of an MP3 file are not noticed.
 
     Notebook: 01_waveforms_and_spectrograms
     """
     with _open(Path(path)) as file:
-        try:
-            samples = file.read(file.frames, dtype="float32", always_2d=True)
-        except (sf.LibsndfileError, OSError) as error:
-            raise AudioError(f"{path} is damaged or truncated ({error}); fetch or record it again") from None
-        except (MemoryError, ValueError):
-            raise AudioError(
-                f"{path} has a header that tells no length, because it was streamed, or an absurd one; export it again"
-            ) from None
+        samples = _samples(file, file.frames, path)
         if 0 < len(samples) < file.frames:
             raise AudioError(f"{path} {containers.TRUNCATED}")
         if len(samples) == 0:
-            raise AudioError(f"{path} holds no samples; fetch or record it again")
-        if not np.isfinite(samples).all():
-            raise AudioError(f"{path} contains NaN or infinite samples; export it again as PCM")
-        if max(samples.max(), -samples.min()) > _LARGEST:
-            raise AudioError(f"{path} contains samples over 2^31, where full scale is 1; export it again as PCM")
+            raise AudioError(f"{path} {_NO_SAMPLES}")
         return torch.from_numpy(np.ascontiguousarray(samples.T)), file.samplerate
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a sound file says of itself: rate in Hz, channels, samples of each, and the names of its coding."""
+
+    sample_rate: int
+    channels: int
+    samples: int
+    container: str
+    encoding: str
+
+
+def header(path: str | Path) -> Header:
+    """The header of a sound file. Raises AudioError as `read_channels` does."""
+    with _open(Path(path)) as file:
+        return Header(file.samplerate, file.channels, file.frames, file.format, file.subtype)
+
+
+def parts(path: str | Path, samples: int) -> Iterator[Tensor]:
+    """The channels of a sound file, one part after the other, each (channels, up to `samples`), float32.
+
+    A recording of hours takes the memory of one part. Raises AudioError as `read_channels` does, where the part comes
+    that cannot be used.
+    """
+    with _open(Path(path)) as file:
+        if file.frames == 0:
+            raise AudioError(f"{path} {_NO_SAMPLES}")
+        file.seekable = lambda: False  # soundfile would seek after each part, which upsets the decoders of OGG and MP3
+        for begin in range(0, file.frames, samples):
+            part = _samples(file, min(samples, file.frames - begin), path)
+            if len(part) < min(samples, file.frames - begin):
+                raise AudioError(f"{path} {containers.TRUNCATED}")
+            yield torch.from_numpy(np.ascontiguousarray(part.T))
 
 
 def rate(path: str | Path) -> int:
@@ -118,6 +145,11 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     return fix_length(resampled, samples)  # as many as torchaudio gives
 
 
+def cancel(power: np.ndarray, power_of_mean: float) -> bool:
+    """Whether channels cancel each other in their mean, given the power (variance) of each and that of their mean."""
+    return bool(power_of_mean < _CANCELLED * power.mean() / len(power))
+
+
 def fix_length(waveform: Tensor, samples: int) -> Tensor:
     """Crop (..., n) at the end, or pad it there with zeros, to (..., samples)."""
     if samples < 1:
@@ -159,13 +191,29 @@ def _mixed(channels: Tensor, channel: str, path: str | Path) -> Tensor:
     if len(channels) == 1:
         return channels[0]
     mean = channels.mean(dim=0, dtype=torch.float64)
-    power, power_of_mean = channels.var(dim=1, correction=0), mean.var(correction=0)
-    if power_of_mean < _CANCELLED * power.mean() / len(channels):
+    if cancel(channels.var(dim=1, correction=0).numpy(), float(mean.var(correction=0))):
         raise AudioError(
             f"{path} has channels that cancel each other, as when one of them is upside down; "
             "save one of them as a mono file"
         )
     return mean.float()
+
+
+def _samples(file: sf.SoundFile, count: int, path: str | Path) -> np.ndarray:
+    """The next samples of an open file, shape (count, channels), or as many as there are."""
+    try:
+        samples = file.read(count, dtype="float32", always_2d=True)
+    except (sf.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path} is damaged or truncated ({error}); fetch or record it again") from None
+    except (MemoryError, ValueError):
+        raise AudioError(
+            f"{path} has a header that tells no length, because it was streamed, or an absurd one; export it again"
+        ) from None
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path} contains NaN or infinite samples; export it again as PCM")
+    if samples.size and max(samples.max(), -samples.min()) > _LARGEST:
+        raise AudioError(f"{path} contains samples over 2^31, where full scale is 1; export it again as PCM")
+    return samples
 
 
 def _open(path: Path) -> sf.SoundFile:
@@ -196,7 +244,9 @@ def _open(path: Path) -> sf.SoundFile:
     except containers.ContainerError as error:
         problem = error
     except (sf.LibsndfileError, OSError, TypeError) as error:  # TypeError: a name that ends in .raw
-        problem = f"cannot be read as WAV, FLAC or OGG audio ({error})"
+        why = getattr(error, "error_string", str(error))
+        why = "it holds something else" if "does not exist" in why else why  # so libsndfile says of what is no MP3
+        problem = f"cannot be read as WAV, FLAC, OGG or MP3 audio ({why})"
     if file is not None:
         file.close()
     raise AudioError(f"{path} {problem}")

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import soundfile as sf
 
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")  # as libsndfile calls them
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # as libsndfile calls them
 _MOST_CHUNKS = 1000
 _OPUS_RATE = 48_000
 TRUNCATED = "is truncated or damaged: its header promises more audio; fetch or record it again"

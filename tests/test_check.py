@@ -13,9 +13,11 @@ import pytest
 import soundfile as sf
 import torch
 
+from course_lib import audio
 from course_lib.__main__ import main
 from course_lib.datasets import Recordings, fsdd, load
 from course_lib.datasets.check import check, counts, fingerprint, write_manifest
+from course_lib.datasets.clipping import Tops
 from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.recordings import DatasetError
 
@@ -285,6 +287,37 @@ def test_checking_on_the_command_line(own: Path, capsys: pytest.CaptureFixture[s
     (own / "dog" / "rex" / "1.wav").write_bytes(b"")
     assert main(["data", "check", str(own)]) == 1
     assert "1 unreadable" in capsys.readouterr().out
+
+
+def samples_of(kind: str) -> np.ndarray:
+    """Half a second at 44.1 kHz in [-1, 1]: the loudest that each kind of sound can be without or with its tops cut."""
+    time, noise = np.arange(22_050) / 44_100, np.random.default_rng(3).normal(0, 1, 22_050)
+    hum = np.convolve(noise, np.hanning(40), "same")
+    return {
+        "bass": 0.99 * np.sin(2 * np.pi * 50 * time),
+        "tone": 0.99 * np.sin(2 * np.pi * 11_025 / 2 * time),
+        "speech": 0.99 * hum / np.abs(hum).max(),
+        "noise": np.clip(noise / np.abs(noise).max(), -1, 1),
+        "speech, cut off": np.clip(2 * hum / np.abs(hum).max(), -1, 1),
+        "bass, cut off": np.clip(1.3 * np.sin(2 * np.pi * 50 * time), -1, 1),
+        "noise, cut off": np.clip(noise, -1, 1),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["bass", "tone", "speech", "noise", "speech, cut off", "bass, cut off", "noise, cut off"]
+)
+@pytest.mark.parametrize("encoding", ["PCM_16", "PCM_U8", "FLOAT", "ULAW", "VORBIS", "MPEG_LAYER_III"])
+def test_clipped_is_what_has_its_tops_cut_off(tmp_path: Path, kind: str, encoding: str) -> None:
+    containers = {"VORBIS": "OGG", "MPEG_LAYER_III": "MP3"}
+    path, samples = tmp_path / "sound", samples_of(kind)
+    if encoding in containers and "cut off" not in kind:
+        samples = 0.9 * samples  # or the coding itself would lead beyond full scale
+    sf.write(path, samples, 44_100, encoding, format=containers.get(encoding, "WAV"))
+    tops = Tops(encoding)
+    for part in audio.parts(path, 4_000):
+        tops.add(part.numpy())
+    assert tops.clipped == ("cut off" in kind)
 
 
 def test_an_unknown_name() -> None:

@@ -32,7 +32,7 @@ def names(where: Path) -> list[str]:
     return load(where).table["recording"].tolist()
 
 
-@pytest.mark.parametrize("ending", ["mp3", "aiff", "AIF", "m4a", "opus", "wave", "w64"])
+@pytest.mark.parametrize("ending", ["mp2", "aiff", "AIF", "m4a", "opus", "wave", "w64"])
 @pytest.mark.parametrize("where", ["dog", "dog/rex", "dog/rex/deep"])
 def test_sounds_of_other_kinds_are_counted(
     pets: Path, ending: str, where: str, caplog: pytest.LogCaptureFixture
@@ -232,6 +232,6 @@ def test_one_voice_of_ones_own_beside_the_digits(tmp_path: Path, caplog: pytest.
 
 def test_digits_in_folders_below_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "recordings", "0_theo_1.wav", "more/0_theo_2.wav", "more/0_theo_3.wav")
-    (tmp_path / "recordings" / "0_theo_4.mp3").touch()
+    (tmp_path / "recordings" / "0_theo_4.m4a").touch()
     assert len(fsdd.read(tmp_path, "real")) == 1
-    assert "1 MP3, 2 in the folder more" in caplog.text
+    assert "1 M4A, 2 in the folder more" in caplog.text

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_lib import audio
+from course_lib.datasets.clipping import is_clipped
 from course_lib.datasets.dataset import Dataset
 from course_lib.datasets.recordings import DatasetError, LayoutError, Recordings, listed
 
 MOST_GROUPS = 20
-CLIPPED = 0.001  # of the samples at the highest level: a waveform with its tops cut off
 
 
 def check(
@@ -71,7 +71,7 @@ def check(
             rates.append(f"{name} ({rate} Hz)")
         if waveform.min() == waveform.max():
             flat.append(name)
-        elif is_own and _clipped(waveform):
+        elif is_own and is_clipped(waveform):
             clipped.append(name)
         if len(waveform) < dataset.shortest_s * rate:
             short.append(f"{name} ({len(waveform) / rate:.2f} s)")
@@ -97,12 +97,6 @@ def counts(recordings: Recordings) -> pd.DataFrame:
     counted = pd.crosstab(table["group"], names).reindex(columns=recordings.class_names, fill_value=0)
     total = counted.sum().rename("all").to_frame().T
     return pd.concat([counted, total]) if len(counted) <= MOST_GROUPS else total
-
-
-def _clipped(waveform: Tensor) -> bool:
-    """Whether the highest level, near full scale, is reached so often that the tops must have been cut off."""
-    level = waveform.abs()
-    return bool(level.max() > 0.9 and (level > 0.999 * level.max()).float().mean() > CLIPPED)
 
 
 def fingerprint(waveform: Tensor) -> str:

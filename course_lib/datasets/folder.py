@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def read(folder: Path, source: str = "real", sample_rate: int | None = None) -> Recordings:
-    """List the sounds of `folder/{class}/**/*.wav|flac|ogg|mp3`; the classes are the folder names in alphabetical order.
+    """List the sounds of `folder/{class}/**/*`; the classes are the folder names in alphabetical order.
 
     `group` is the folder below the class when there is one (`dog/rex/1.wav` -> rex), else the recording itself. In a
     folder that holds `train/{class}` and `test/{class}` the column `official` has the side. The sample rate (Hz) is the
