@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from course_lib import CourseError, environment, figures
 from course_lib.files import write_whole
+from tools.badges import write_head
 
 LARGEST = 700_000
 _MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|work|tmp|home|Users)/")
@@ -76,7 +77,7 @@ def publish(paths: list[Path]) -> None:
     """
     for path in tqdm(paths, "publishing", unit="lesson"):
         started = time.perf_counter()
-        notebook = strip(execute(path, publishing=True))
+        notebook = write_head(strip(execute(path, publishing=True)), path)
         problems = faults(notebook)
         if problems:
             raise PublishError(f"{path.name} is not stored: {'; '.join(problems)}")
