@@ -26,6 +26,7 @@ from course_lib.evaluation.intervals import (
     t_interval,
     wilson,
 )
+from course_lib.evaluation.left_out import mean_of_groups, scores_by_rule, seen_and_unseen
 from course_lib.evaluation.metrics import confusion_matrix, ranking, roc_auc, scores, scores_of_confusion
 from course_lib.evaluation.noise import accuracy_in_noise
 from course_lib.evaluation.predictions import embed, predict, predict_clips, predict_recordings
