@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -261,7 +262,8 @@ def test_the_operator_keeps_the_rules_of_torch_library(method: str) -> None:
     torch.library.opcheck(operator._energies, (noises(2, 100), *arguments, 4, 0, 25, 10, method))
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads_or_the_batch() -> None:
+def test_the_result_does_not_depend_on_the_number_of_threads_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recursive, "_ALONE", 1)  # else so little work is done by one thread
     layer, waveforms = GammatoneFilterbank(40, 8000), noises(5, 3000)
     long = GammatoneFilterbank(20, 8000, centre_frequencies="linear"), noises(1, 280_000)
     threads = torch.get_num_threads()
@@ -275,6 +277,26 @@ def test_the_result_does_not_depend_on_the_number_of_threads_or_the_batch() -> N
     for result in results[1:]:
         assert torch.equal(result[0], results[0][0]) and torch.equal(result[1], results[0][1])
     assert torch.equal(layer(waveforms[3:4]), results[0][0][3:4])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the workers of a DataLoader are: the threads that the parent has kept do not run in them."""
+    monkeypatch.setattr(recursive, "_ALONE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # torch's own do not survive a fork either
+    decay, frequency = torch.tensor([0.1, 0.2]), torch.tensor([0.5, 1.0])
+    arguments = noises(4, 500), decay, frequency, torch.ones(2), 4, Pooling(0, 25, 10)
+    here, context = recursive.energies(*arguments)[0], multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(recursive.energies(*arguments)[0].numpy()))
+    process.start()
+    try:
+        assert receiver.poll(60)
+        np.testing.assert_array_equal(receiver.recv(), here.numpy())
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize(

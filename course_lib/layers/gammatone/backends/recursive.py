@@ -1,7 +1,10 @@
 """The recursive filters on the CPU: shares the work among threads and calls the numba kernel."""
 
+import contextlib
 import functools
+import os
 import warnings
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -115,14 +118,28 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 def _in_shares(work: Callable[[int, int], None], units: int, size: int) -> None:
     """Call work(begin, end) for all units, on as many of torch's threads as work of that size is worth."""
     threads = max(1, min(torch.get_num_threads(), units, 1 + size // _ALONE))
-    if threads == 1:
-        work(0, units)
-        return
     # Small shares, taken as threads become free: a core that is busy elsewhere holds nobody up.
-    shares = min(units, _SHARES * threads)
-    bounds = [units * share // shares for share in range(shares + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, bounds[:-1], bounds[1:]))
+    shares = min(units, _SHARES * threads) if threads > 1 else 1
+    bounds = deque((units * share // shares, units * (share + 1) // shares) for share in range(shares))
+
+    def take() -> None:
+        with contextlib.suppress(IndexError):  # of the empty deque; the kernels raise none
+            while True:
+                work(*bounds.popleft())
+
+    others = [_helpers(os.getpid(), threads - 1).submit(take) for _ in range(threads - 1)]
+    take()
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _helpers(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads beside the calling one. They are kept: to start some takes milliseconds beside a busy torch.
+
+    A process that was forked has none of its parent's, so each has its own.
+    """
+    return ThreadPoolExecutor(threads)
 
 
 @functools.cache
