@@ -250,6 +250,11 @@ def test_the_table_of_the_data(folder: Path) -> None:
     assert table["device"][4:6].tolist() == ["MLT201/Piezo", "3M Littmann"]
 
 
+def test_what_is_known_of_the_subsets_is_said_of_each() -> None:
+    assert physionet2016.DIAGNOSES.keys() == physionet2016.DEVICES.keys()
+    assert physionet2016.CONFOUNDED == ("e",), "one class, one device"
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(LayoutError) as caught:
         read(tmp_path, "real")
