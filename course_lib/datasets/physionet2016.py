@@ -33,16 +33,15 @@ DEVICES = {
 CONFOUNDED = tuple(letter for letter, (normal, abnormal) in DEVICES.items() if normal != abnormal)
 # What the abnormal recordings of each subset have. All normal ones are of healthy people. a, b and c: the diagnoses in
 # the organisers' "Online Appendix" of the training set, where benign murmurs are labelled abnormal, too; e: Liu et al.
-# 2016, doi:10.1088/0967-3334/37/12/2181. Of d and f only "pathologic" is published; of all patients together the
-# organisers say that they typically have valve defects or coronary artery disease
-# (https://physionet.org/content/challenge-2016/1.0.0).
+# 2016, doi:10.1088/0967-3334/37/12/2181. For d and f nothing more exact is known to us than what the organisers say of
+# all patients: typically valve defects or coronary artery disease (https://physionet.org/content/challenge-2016/1.0.0).
 DIAGNOSES = {
     "a": "mitral valve prolapse, benign murmurs, aortic disease, other conditions",
     "b": "coronary artery disease",
     "c": "aortic stenosis, mitral regurgitation",
-    "d": "heart disease without a published diagnosis",
+    "d": "heart disease, not known to us which",
     "e": "coronary artery disease",
-    "f": "heart disease without a published diagnosis",
+    "f": "heart disease, not known to us which",
 }
 LISTS = range(4)
 LISTS_FOLDER = "folds_spectnet"
