@@ -345,6 +345,25 @@ def test_what_cannot_be_learned_without_labels_is_refused() -> None:
         train(adversarial(n_domains=3), clips, mixup=0.2)
 
 
+def test_unlabelled_sound_of_the_new_device_helps_where_the_devices_of_the_training_cannot() -> None:
+    # On devices 0 and 1, which sound alike, sample 1 tells the class as well as sample 0; on device 2 it is constant.
+    random = np.random.default_rng(0)
+    groups, labels = np.repeat([0, 1, 2], 400), random.integers(0, 2, 1200)
+    waveforms = random.normal(0, 0.5, (1200, SAMPLES))
+    waveforms[:, 0] += 2 * labels - 1
+    waveforms[:, 1] += np.where(groups == 2, 3, 2 * labels - 1)
+    every_device = clips_of(2000 * waveforms, labels, groups).unlabelled(np.arange(800, 1200))
+    accuracies = []
+    for weight, clips in ((0.0, every_device), (1.0, every_device[:800]), (1.0, every_device)):
+        model = adversarial(weight, n_domains=3, head_learning_rate=0.02)
+        train(model, clips, balance="class_and_group", epochs=15)
+        with torch.no_grad():
+            predicted = model(every_device.batch(torch.arange(800, 1200))[0]).argmax(dim=1)
+        accuracies.append((predicted.numpy() == labels[800:]).mean())
+    watched, without_target, with_target = accuracies
+    assert max(watched, without_target) < 0.65 and with_target > 0.8
+
+
 # Balanced draws
 
 
