@@ -170,6 +170,35 @@ def test_members_are_chosen_that_are_best_together() -> None:
         choose_members({}, labels)
 
 
+def test_two_classes_are_chosen_by_the_best_threshold_of_each_set() -> None:
+    names = [f"r{row}" for row in range(6)]
+    labels = pd.Series([0, 0, 0, 1, 1, 1], index=names)
+
+    def two(positive: list[float]) -> pd.DataFrame:
+        return pd.DataFrame({0: 1 - np.array(positive), 1: positive}, index=names)
+
+    low = two([0.01, 0.02, 0.03, 0.1, 0.2, 0.3])  # from a half it has one class, from 0.05 it is always right
+    half = two([0.1, 0.1, 0.7, 0.4, 0.9, 0.9])
+    assert choose_members({"half": half, "low": low}, labels) == ("low",)
+    with pytest.raises(EvaluationError, match="of one class"):
+        choose_members({"low": low}, pd.Series(1, index=names))
+
+
+def test_members_may_be_chosen_by_the_mean_over_groups() -> None:
+    names = [f"r{row}" for row in range(24)]
+    labels = pd.Series([0, 1] * 12, index=names)
+    groups = pd.Series(["large"] * 20 + ["small"] * 4, index=names)
+
+    def right_in(rows: list[int], sure: float) -> pd.DataFrame:
+        positive = np.where(np.isin(np.arange(24), rows), labels, 1 - labels) * (2 * sure - 1) + 1 - sure
+        return pd.DataFrame({0: 1 - positive, 1: positive}, index=names)
+
+    # The surer one outvotes the other, so that both together are no better than it is.
+    members = {"large": right_in([*range(20)], 0.99), "small": right_in([*range(14), *range(20, 24)], 0.6)}
+    assert choose_members(members, labels) == ("large",), "20 of 24 are right against 18"
+    assert choose_members(members, labels, groups) == ("small",), "85 % on the mean of groups against 50 %"
+
+
 def test_members_are_chosen_on_the_training_side_of_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, protocols = tmp_path / "mine", {"leave_one_speaker_out": 1}
     members = [write_recipe(folder / f"{name}.yaml", protocols=protocols) for name in ("one", "other")]
@@ -190,3 +219,32 @@ def test_members_are_chosen_on_the_training_side_of_each_fold(tmp_path: Path, mo
     assert every.hash != some.hash
     with pytest.raises(RecipeError, match="no protocol official to be chosen on"):
         _ = recipes.load(write_recipe(folder / "odd.yaml", form, members=members, chosen_on="official")).recipes
+
+
+def test_members_may_be_chosen_on_the_validation_part_of_each_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[int]
+) -> None:
+    folder, protocols = tmp_path / "mine", {"leave_one_speaker_out": 1}
+    form = {"protocols": protocols, "validation": {"fraction": 0.3, "by": "recording"}}
+    members = [write_recipe(folder / f"{name}.yaml", **form) for name in ("one", "other")]
+    changes = {"protocols": protocols, "members": members, "chosen_on": "validation"}
+    some = recipes.load(write_recipe(folder / "some.yaml", TOGETHER | changes))
+    shown: list[set[str]] = []
+
+    def by_size(predicted: dict[str, pd.DataFrame], labels: pd.Series, groups: object) -> tuple[str, ...]:
+        shown.append({name for clips in predicted.values() for name in clips.index})
+        return tuple(predicted) if any("_ann_" in name for name in shown[-1]) else tuple(predicted)[1:]
+
+    monkeypatch.setattr("course_lib.evaluation.choose_members", by_size)
+    results = run(some)
+    own = experiments.results(some.recipes[0], "leave_one_speaker_out")
+    held_out = {result.fold: set(experiments.predictions(result, "validation").index) for result in own}
+    assert len(trained) == 6 and all(names in shown for names in held_out.values())
+    for result in results:
+        assert not any(f"_{result.fold}_" in name for name in held_out[result.fold]), "nothing of the speaker left out"
+        assert list(result.members) == ["mine/one", "mine/other"][result.fold == "ann" :]
+    assert len(experiments.results(some, "leave_one_speaker_out", whole_seeds=True)) == 3
+    assert run(some) == results and len(trained) == 6
+    without = [write_recipe(folder / "without.yaml", protocols=protocols), members[0]]
+    with pytest.raises(RecipeError, match="mine/without has no validation part"):
+        _ = recipes.load(write_recipe(folder / "odd.yaml", TOGETHER | changes | {"members": without})).recipes

@@ -44,12 +44,15 @@ def pool_members(members: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return _geometric_mean(logs[counts == len(members)], level=1)
 
 
-def choose_members(members: Mapping[str, pd.DataFrame], labels: pd.Series) -> tuple[str, ...]:
+def choose_members(
+    members: Mapping[str, pd.DataFrame], labels: pd.Series, groups: pd.Series | None = None
+) -> tuple[str, ...]:
     """The names of the models that have the highest balanced accuracy together, by `pool_members`.
 
-    `members` maps a name to class probabilities of clips, `labels` the name of a recording to its class. Every set is
-    compared; of equals the smallest and then the first is taken. Choose on recordings that you will not test on.
-    Raises EvaluationError for no member, or more than 12: 4,095 sets.
+    `members` maps a name to class probabilities of clips, `labels` the name of a recording to its class. Between two
+    classes each set has its own best threshold, and with `groups` (of each recording, by its name) the score is the
+    mean of those of the groups that have several. Every set is compared; of equals the smallest and then the first is taken. Choose on
+    recordings that you will not test on. Raises EvaluationError for recordings of one class, for no member, and for more than 12: 4,095 sets.
 
     Notebook: 07_acoustic_scenes
     """
@@ -62,9 +65,23 @@ def choose_members(members: Mapping[str, pd.DataFrame], labels: pd.Series) -> tu
     actual = labels[of_member[0].index].to_numpy()
     values = np.stack([each.to_numpy() for each in of_member])
     sets = [chosen for size in range(1, len(members) + 1) for chosen in combinations(range(len(members)), size)]
-    classes = values.shape[2]
-    reached = [scores(actual, values[list(c)].sum(axis=0).argmax(axis=1), classes)["balanced_accuracy"] for c in sets]
+    of_group = np.zeros(len(actual)) if groups is None else groups[of_member[0].index].to_numpy()
+    reached = [_reached(values[list(chosen)].mean(axis=0), actual, of_group) for chosen in sets]
     return tuple(list(members)[number] for number in sets[int(np.argmax(reached))])
+
+
+def _reached(logs: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Balanced accuracy, as a mean over the groups, of recordings with these log-probabilities (n, classes)."""
+    predicted = logs.argmax(axis=1)
+    if logs.shape[1] == 2:
+        probabilities = 1 / (1 + np.exp(logs[:, 0] - logs[:, 1]))
+        predicted = (probabilities >= best_threshold(labels, probabilities, groups)).astype(int)
+    parts = [groups == group for group in np.unique(groups)]
+    several = [part for part in parts if len(np.unique(labels[part])) > 1]
+    if not several:
+        raise EvaluationError("members cannot be chosen on recordings of one class; choose on others")
+    reached = [scores(labels[part], predicted[part], logs.shape[1])["balanced_accuracy"] for part in several]
+    return float(np.mean(reached))
 
 
 def _geometric_mean(logs: pd.DataFrame, level: int) -> pd.DataFrame:

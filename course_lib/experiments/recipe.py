@@ -32,6 +32,7 @@ from course_lib.training import Settings
 from course_lib.training.images import ImageClips
 
 _PROBE_FOLDS = 5
+_OWN_PART = "validation"
 _NAME = re.compile(r"[^\W_.][^/\\\0]{0,99}(/[^\W_.][^/\\\0]{0,99}){0,4}")
 
 
@@ -410,10 +411,11 @@ class GroupPrior(Experiment):
 class Ensemble(Experiment):
     """Several recipes that decide together: the mean of their log-probabilities, seed by seed, fold by fold.
 
-    A GroupPrior may be one of them: what is known of the group, beside what is in the sound. With `chosen_on`, a
-    protocol, only those members decide that together did best under it, on recordings of this fold's training side;
-    their networks had been trained on other folds, so a fold's test side may be in what they learned from, but never
-    in what they are chosen by.
+    A GroupPrior may be one of them: what is known of the group, beside what is in the sound. With `chosen_on` only
+    those members decide that are best together on recordings of this fold's training side. "validation" is the fold's
+    own validation part, so nothing of its test side is used, and another fold may choose others. A protocol stands for
+    predictions under it; there the members had been trained on other folds, so a fold's test side may be in what they
+    learned from, but never in what they are chosen by.
 
     Source: Hinton 1999, "Products of experts".
 
@@ -436,7 +438,11 @@ class Ensemble(Experiment):
             raise RecipeError(f"{self.name}: a member is named twice, and its predictions would count twice")
         if all(isinstance(member, GroupPrior) for member in members):
             raise RecipeError(f"{self.name}: none of the members is a network")
-        if lacking := [member.name for member in members if self.chosen_on not in (None, *member.protocols)]:
+        if self.chosen_on == _OWN_PART:
+            networks = [member for member in members if not isinstance(member, GroupPrior)]
+            if lacking := [member.name for member in networks if getattr(member, "validation", None) is None]:
+                raise RecipeError(f"{self.name}: {lacking[0]} has no validation part for the members to be chosen on")
+        elif lacking := [member.name for member in members if self.chosen_on not in (None, *member.protocols)]:
             raise RecipeError(f"{self.name}: {lacking[0]} has no protocol {self.chosen_on} to be chosen on")
         return members
 
@@ -447,20 +453,23 @@ class Ensemble(Experiment):
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
     def inputs(self, fold: Fold, **fit_options: Any) -> list[Result]:
-        """The results on this fold of the members that decide; those that are missing are run."""
+        """The results on this fold of the members that may decide; those that are missing are run."""
         from course_lib.experiments.runs import run
 
-        members = self.recipes if self.chosen_on is None else self.chosen(fold, **fit_options)
+        members = self.recipes if self.chosen_on in (None, _OWN_PART) else self.chosen(fold, **fit_options)
         names = (fold.seed, fold.protocol.name, fold.split.name)
         return [result for member in members for result in run(member, *names, **fit_options)]
 
     def chosen(self, fold: Fold, **fit_options: Any) -> list[Recipe | GroupPrior]:
-        """The members that did best together under `chosen_on`, on the training side of a fold.
+        """The members that are best together on `chosen_on`, on the training side of a fold.
 
         Notebook: 07_acoustic_scenes
         """
         from course_lib.experiments.runs import run
 
+        if self.chosen_on == _OWN_PART:
+            deciding = {result.recipe for result in self._deciding(fold, self.inputs(fold, **fit_options))}
+            return [member for member in self.recipes if member.name in deciding]
         train = fold.recordings.table["recording"].to_numpy(str)[fold.split.train]
         predicted = {}
         for member in self.recipes:
@@ -470,21 +479,31 @@ class Ensemble(Experiment):
         names = evaluation.choose_members(predicted, fold.table["label"])
         return [member for member in self.recipes if member.name in names]
 
+    def _deciding(self, fold: Fold, inputs: list[Result]) -> list[Result]:
+        """The results of the members that decide, by the score and the threshold rule of the protocol."""
+        if self.chosen_on != _OWN_PART:
+            return inputs
+        predicted = {result.recipe: files.predictions(result, "validation") for result in inputs}
+        groups = fold.table["group"] if fold.protocol.threshold == "validation_by_group" else None
+        names = evaluation.choose_members(predicted, fold.table["label"], groups)
+        return [result for result in inputs if result.recipe in names]
+
     def data_identity(self, fold: Fold, inputs: list[Result]) -> dict[str, Any]:
         """The data of the members, and the predictions that they made."""
         fingerprints = [member.fingerprint for member in inputs]
-        if self.chosen_on is not None:  # there are more of them in one fold than in another
+        if self.chosen_on not in (None, _OWN_PART):  # there are more of them in one fold than in another
             fingerprints = list(set(fingerprints))
         return {
             "fingerprint": digest_of(*sorted(fingerprints)),
             "split": digest_of(*sorted({member.split for member in inputs if member.parameters})),
-            "members": {member.recipe: member.predictions for member in inputs},
+            "members": {member.recipe: member.predictions for member in self._deciding(fold, inputs)},
         }
 
     def predict(self, fold: Fold, inputs: list[Result] | None = None, **fit_options: Any) -> Prediction:
         """Pool the members' predictions of the test side, and of the validation part where the networks have one."""
-        members = self.inputs(fold, **fit_options) if inputs is None else inputs
-        network = max(members, key=lambda member: member.parameters)  # a group prior has none
+        inputs = self.inputs(fold, **fit_options) if inputs is None else inputs
+        network = max(inputs, key=lambda member: member.parameters)  # a group prior has none
+        members = self._deciding(fold, inputs)
         pooled = {"test": evaluation.pool_members([files.predictions(member) for member in members])}
         pooled["validation"] = pd.DataFrame(np.empty((0, len(fold.recordings.class_names))))
         if network.validation:  # the same recordings for every network, for the seed draws them
