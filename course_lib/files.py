@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,9 @@ try:
 except ImportError:  # Windows, where the leftovers of a killed process stay
     fcntl = None
 
+# Pauses between the attempts to give a file its name, in seconds: on Windows that is refused while a scanner or another
+# reader has it open.
+_PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0) if os.name == "nt" else ()
 _TEMPORARY = re.compile(r"\..*-[0-9a-f]{16}\.part", re.DOTALL)
 
 
@@ -26,7 +30,7 @@ def write_whole(path: Path, content: bytes) -> None:
     with _temporary(path, Path.touch) as unfinished:
         unfinished.write_bytes(content)
         _flush(unfinished)
-        os.replace(unfinished, path)
+        _patiently(os.replace, unfinished, path)
         _flush(path.parent)
 
 
@@ -46,7 +50,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             _flush(Path(folder))
         while not target.is_dir():
             try:
-                os.rename(unfinished, target)
+                _patiently(os.rename, unfinished, target)
                 break
             except OSError as error:  # what is in the way may be removed, or be the same folder
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -57,8 +61,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Remove a file or a folder so that no process ever sees a part of it under its name. Raises OSError."""
     unnamed = _temporary_name(path)
-    os.rename(path, unnamed)
+    _patiently(os.rename, path, unnamed)
     _delete(unnamed)
+
+
+def _patiently(move: Callable[[Path, Path], None], path: Path, name: Path) -> None:
+    for pause in _PAUSES:
+        with contextlib.suppress(PermissionError):
+            return move(path, name)
+        time.sleep(pause)
+    move(path, name)
 
 
 def _temporary_name(target: Path) -> Path:

@@ -201,3 +201,47 @@ def test_where_nothing_can_be_locked_files_are_written_all_the_same(
     with whole_folder(tmp_path / "b"):
         pass
     assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("refusals", [1, 5])
+def test_a_name_that_is_refused_for_a_moment_is_given_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    left, pauses = {"replace": refusals, "rename": refusals}, []
+
+    def refusing(name: str) -> None:
+        really = getattr(os, name)
+
+        def move(path: Path, target: Path) -> None:
+            left[name] -= 1
+            if left[name] >= 0:
+                raise PermissionError(errno.EACCES, "used by another process", str(target))
+            really(path, target)
+
+        monkeypatch.setattr(os, name, move)
+
+    for name in left:
+        refusing(name)
+    monkeypatch.setattr(files.time, "sleep", pauses.append)
+    monkeypatch.setattr(files, "_PAUSES", (0.01, 0.03, 0.1, 0.3, 1.0))
+    write_whole(tmp_path / "a", b"a")
+    with whole_folder(tmp_path / "set") as unfinished:
+        (unfinished / "b").write_bytes(b"b")
+    assert names(tmp_path) == ["a", "set"] and (tmp_path / "a").read_bytes() == b"a"
+    assert len(pauses) == 2 * refusals and sum(pauses) < 3
+
+
+def test_a_name_that_is_refused_for_good_is_an_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "used by another process", str(target))
+
+    write_whole(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    for pauses in ((), (0.01, 0.03)):
+        monkeypatch.setattr(files, "_PAUSES", pauses)
+        with pytest.raises(PermissionError, match="another process"):
+            write_whole(tmp_path / "a", b"new")
+        assert names(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"

@@ -46,7 +46,8 @@ def load(path: str | Path, digest_required: bool = False) -> tuple[dict[str, Ten
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies, for what is read is the file itself in memory: Windows lets no file be replaced that is so in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
         if not isinstance(about, dict):
             raise ValueError("its description is not as expected")
         digest = about.pop("sha256", None)
