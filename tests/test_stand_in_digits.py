@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -110,3 +111,26 @@ def test_speaking_is_quick(tmp_path: Path) -> None:
     digits.write(tmp_path, speakers=6, takes=10)
     assert time.process_time() - start < 10
     assert len(fingerprints(tmp_path)) == 600
+
+
+AT = """
+import sys
+import espeakng_loader, numpy
+from course_lib.datasets.stand_ins import digits
+espeakng_loader.get_data_path = lambda: sys.argv[1]
+print(numpy.concatenate(digits.spoken(1)[0]).tobytes().hex())
+"""
+
+
+def test_a_long_path_of_the_synthesiser_s_data_changes_nothing(tmp_path: Path, monkeypatch) -> None:
+    import espeakng_loader
+
+    there = tmp_path / ("deep" * 30) / "espeak-ng-data"
+    there.parent.mkdir()
+    there.symlink_to(espeakng_loader.get_data_path(), target_is_directory=True)
+    done = subprocess.run([sys.executable, "-c", AT, str(there)], capture_output=True, text=True)
+    assert done.stdout.strip() == np.concatenate(digits.spoken(1)[0]).tobytes().hex(), done.stderr
+    monkeypatch.setattr(tempfile, "tempdir", str(there.parent))
+    monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(there))
+    with pytest.raises(RuntimeError, match="set TMPDIR to a folder with a short one"):
+        digits.spoken(1)

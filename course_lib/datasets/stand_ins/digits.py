@@ -103,6 +103,10 @@ def _trim(samples: np.ndarray, threshold: float = 0.02) -> np.ndarray:
     return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
 
 
+def _encoded(path: str) -> bytes:
+    return path.encode("mbcs") if os.name == "nt" else os.fsencode(path)  # as C's fopen takes it
+
+
 class _Synthesiser:
     """eSpeak NG behind ctypes, starting from the same state every time.
 
@@ -113,13 +117,14 @@ class _Synthesiser:
     _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     _SYNCHRONOUS, _CHARACTERS, _UTF8_AND_PHONEMES = 2, 1, 0x101
     _RATE, _PITCH, _RANGE = 1, 3, 4
+    _LONGEST_PATH = 140  # 160 with what it appends
 
     def __init__(self) -> None:
         import espeakng_loader
 
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
-        data = os.fsencode(espeakng_loader.get_data_path())
+        data = self._data_path(espeakng_loader.get_data_path())
         if self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data, 0) != 22050:
             raise RuntimeError("eSpeak NG did not start; reinstall the package espeakng-loader")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breathy voices; else seeded by the clock
@@ -127,6 +132,17 @@ class _Synthesiser:
         self._callback = self._CALLBACK(self._collect)  # an attribute, for ctypes does not hold a reference
         self._library.espeak_SetSynthCallback(self._callback)
         self._voice = ""
+
+    def _data_path(self, path: str) -> bytes:
+        """The path of the data for eSpeak NG, which cuts a long one off, does not find it, and ends the process."""
+        if len(_encoded(path)) > self._LONGEST_PATH:
+            self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # while this synthesiser lives
+            path = shutil.copytree(path, os.path.join(self._home.name, "espeak-ng-data"))
+            if len(_encoded(path)) > self._LONGEST_PATH:
+                raise RuntimeError(
+                    f"eSpeak NG cannot use a path as long as {path}; set TMPDIR to a folder with a short one"
+                )
+        return _encoded(path)
 
     def _collect(self, samples, count: int, events) -> int:
         if count:
