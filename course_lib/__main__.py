@@ -1,4 +1,4 @@
-"""The command line: python -m course_lib data | run | table."""
+"""The command line: python -m course_lib data | run | table | report."""
 
 import argparse
 import json
@@ -63,7 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--stand-in", action="store_true", help="results on stand-in data instead of real data")
     table.add_argument("--update", type=Path, metavar="FILE", help="write the table between the markers of FILE")
     table.set_defaults(command=_table)
+
+    report = commands.add_parser("report", help="what is in a folder of your own recordings, and what is wrong with it")
+    report.add_argument("folder", type=Path, help="a folder that holds a folder of sounds for each class")
+    report.add_argument("--output", type=Path, metavar="FILE", help="the page (default: NAME_report.html, here)")
+    report.add_argument("--minutes", type=_minutes, default=5.0, metavar="N", help="of training, at most (default: 5)")
+    report.add_argument("--no-score", action="store_true", help="train nothing")
+    report.set_defaults(command=_report)
     return parser
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes <= 1440:
+        raise argparse.ArgumentTypeError(f"{text} minutes; give a number above 0, and no more than a day")
+    return minutes
 
 
 def _data_list(options: argparse.Namespace) -> None:
@@ -153,6 +167,23 @@ def _table(options: argparse.Namespace) -> int:
     elif not options.update:
         print(tables.markdown(rows))
     return 1 if damaged else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from course_lib.report import report
+
+    try:
+        path, results = report(options.folder, options.output, options.minutes, not options.no_score, say=print)
+    except CourseError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; no report is written", file=sys.stderr)
+        return 130
+    for finding in results.findings:
+        print(f"{finding.grade}: {finding.title}")
+    print(f"The report is in {path}")
+    return 0
 
 
 if __name__ == "__main__":

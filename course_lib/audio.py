@@ -54,8 +54,8 @@ def read_channels(path: str | Path) -> tuple[Tensor, int]:
 
     Full scale is 1; a file of floats may go beyond. A WAV that was streamed, so that its header tells no length, is
     read to its end. Raises AudioError for a missing file, a folder, what is not audio, truncated, damaged or empty
-    files, samples that are NaN, infinite or over 2^31, and sample rates outside 100 Hz .. 768 kHz. Bytes that were changed
-    in the middle of an MP3 file are not noticed.
+    files, samples that are NaN, infinite or over 2^31, and sample rates outside 100 Hz .. 768 kHz. Bytes that
+    were changed in the middle of an MP3 file are not noticed.
 
     Notebook: 01_waveforms_and_spectrograms
     """

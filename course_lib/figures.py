@@ -45,12 +45,13 @@ def save(figure: Figure, name: str, source: str = "real") -> None:
     if source == "real" and environment.profile() != "smoke":
         path = environment.CHECKOUT / "media" / f"{name}.png"
         try:
-            write_whole(path, small_png(_png(figure)))
+            write_whole(path, small_png(png(figure)))
         except OSError as error:
             logger.warning("the figure is not written to %s: %s", path, error)
 
 
-def _png(figure: Figure, **options: Any) -> bytes:
+def png(figure: Figure, **options: Any) -> bytes:
+    """The picture of a figure; `options` go to `savefig`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", **options)
     return buffer.getvalue()
@@ -75,7 +76,7 @@ def film(figure: Figure, draw: Callable[[int], None], frames: int, seconds: floa
     pictures = []
     for number in range(frames):
         draw(number)
-        picture = Image.open(io.BytesIO(_png(figure, dpi=64)))  # small: there are many of them
+        picture = Image.open(io.BytesIO(png(figure, dpi=64)))  # small: there are many of them
         pictures.append(picture.convert("RGB").quantize(16, dither=Image.Dither.NONE))
     plt.close(figure)
     buffer = io.BytesIO()

@@ -40,6 +40,7 @@ COMMANDS = [
     ["data", "check"],
     ["run"],
     ["table"],
+    ["report"],
 ]
 
 
@@ -62,6 +63,9 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         ["dance"],
         ["run", "x", "--seed", "one"],
         ["run", "x", "--workers", "few"],
+        ["report"],
+        ["report", "x", "--minutes", "0"],
+        ["report", "x", "--minutes", "long"],
     ],
 )
 def test_a_command_that_is_not_complete_shows_how_it_is_used(
