@@ -6,13 +6,13 @@ import json
 import math
 import shutil
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn import metrics
@@ -313,6 +313,9 @@ def test_predictions_with_a_wrong_byte_or_cut_off_are_named_or_harmless(
 
 
 @given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))
+@example("con", "CON.txt")
+@example("lpt1", "nul.")
+@example("a ", "a.")
 def test_a_file_name_tells_names_apart_and_is_one_any_disk_takes(one: str, other: str) -> None:
     try:
         names = [file_name(one), file_name(other)]
@@ -321,11 +324,12 @@ def test_a_file_name_tells_names_apart_and_is_one_any_disk_takes(one: str, other
     assert (one == other) == (names[0] == names[1])
     for name in names:
         assert len(name.encode()) <= 120 and name.isascii() and not set('/\\:*?"<>|\0\n') & set(name)
-        assert name not in (".", "..") and not name.startswith(".")
+        assert name not in (".", "..") and not name.startswith(".") and not name.endswith((".", " "))
+        assert not PureWindowsPath(name).is_reserved()
 
 
 @pytest.mark.parametrize(
-    "group", ["cafe/restaurant", "../../x", ".hidden", "a b", "Zoë", "x" * 300, "%2F", "a\\b", "con:"]
+    "group", ["cafe/restaurant", "../../x", ".hidden", "a b", "Zoë", "x" * 300, "%2F", "a\\b", "con:", "aux", "bob."]
 )
 def test_results_of_groups_with_any_name_are_found(group: str, one: Toy) -> None:
     result = replace(one.result, protocol="leave_one_speaker_out", fold=group, folds=1)

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import re
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -27,6 +28,7 @@ from course_lib.files import write_whole
 logger = logging.getLogger(__name__)
 PARTS = {"test": "", "validation": "validation_"}
 _LONGEST_NAME = 120
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)  # no names for files on Windows
 
 
 class ResultError(CourseError):
@@ -162,7 +164,10 @@ def path_of(recipe: str, protocol: str, fold: str, seed: int, source: str, recip
 def file_name(name: str) -> str:
     """A name that any file system takes and that tells names apart; ordinary names stay as they are."""
     safe = quote(name, safe=" +,=@()[]")
-    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    if safe.startswith(".") or _DEVICE.match(safe):
+        safe = f"%{ord(safe[0]):02X}{safe[1:]}"
+    if safe.endswith((".", " ")):
+        safe = f"{safe[:-1]}%{ord(safe[-1]):02X}"
     return safe if len(safe) <= _LONGEST_NAME else f"{safe[:80]}-{digest_of(name)}"
 
 
