@@ -83,15 +83,11 @@ def test_the_sound_of_a_left_out_device_is_used_and_its_labels_are_not(
     assert set(first.index) == set(without.index) and not np.allclose(first.sort_index(), without.sort_index())
 
 
-def test_what_was_recorded_with_other_left_out_devices_does_not_change_a_prediction(hearts: Recordings) -> None:
-    # Only what is on a side is used: a flagged recording is on neither.
+def test_unlabelled_recordings_are_not_counted_as_training_recordings(hearts: Recordings) -> None:
     recipe = made(**TARGET)
     fold = recipe.fold(hearts, "leave_one_device_out", "a")
-    _, history, clips = recipe.train(fold, progress=False)
     learned = np.setdiff1d(fold.split.train, recipe.validation_rows(fold))
-    result_counts = prediction(recipe, hearts, "a").facts["train"]
-    assert result_counts == len(learned) and history.table()["domain_loss"].notna().all()
-    assert (clips.labels >= 0).all()
+    assert prediction(recipe, hearts, "a").facts["train"] == len(learned)
 
 
 def test_each_device_is_predicted_after_adapting_to_its_own_clips(hearts: Recordings) -> None:
