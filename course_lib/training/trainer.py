@@ -154,7 +154,7 @@ class Trainer:
             logits = self.evaluated(waveforms)
             loss += functional.cross_entropy(logits, labels, reduction="sum").item()
             right.append(logits.argmax(dim=1) == labels)
-            probabilities.append(logits.double().softmax(dim=1).cpu())
+            probabilities.append(logits.cpu().double().softmax(dim=1))  # Apple's GPU knows no float64
         if not math.isfinite(loss):
             number = len(self.history.epochs) + 1
             raise TrainingError(f"the validation loss became {loss} in epoch {number}; lower learning_rate")
