@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -366,7 +367,7 @@ def test_a_streamed_flac_is_called_streamed(tmp_path: Path) -> None:
 # Files of all names and kinds
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names are text there")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems refuse such names themselves")
 def test_a_name_need_not_be_utf8(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     for name in (b"\xff.wav", b"\xe4\xf6.WAV"):

@@ -196,6 +196,10 @@ def test_things_that_are_not_files(tiny: Dataset, folder: Path) -> None:
     sound(folder, "1_ann_2").symlink_to(folder / "nowhere")
     (problem,) = check(tiny, progress=False)
     assert "links that lead nowhere: 1_ann_2.wav" in problem
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_file(tiny: Dataset, folder: Path) -> None:
     sound(folder, "1_ann_2").unlink()
     os.mkfifo(sound(folder, "1_ann_2"))
     (problem,) = check(tiny, progress=False)
