@@ -263,7 +263,7 @@ def page(faulty: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, R
         path, results = report.report(
             faulty, tmp_path_factory.mktemp("page") / "new" / "page.html", 1, progress=False, say=lines.append
         )
-    assert len(lines) == 1 and re.search(r"2 trainings of \d+ epochs .* at most about 1 minute", lines[0])
+    assert len(lines) == 1 and re.search(r"2 trainings of \d+ epochs .* at most about a minute", lines[0])
     return path.read_text(encoding="utf-8"), results
 
 

@@ -26,6 +26,7 @@ HIGHEST_RATE = 22_050  # of what a network gets, unless the recordings are of ul
 _ULTRASOUND = 48_000
 _SHORTEST_CLIP_S, _LONGEST_CLIP_S = 0.2, 4.0
 _MOST_CLIPS_EACH = 60
+_SOME = 0.1  # of the recordings of a class
 _PART = 2**20  # numbers in a part of a file, about
 _SMALLEST = 1e-12
 
@@ -263,7 +264,9 @@ class _Excerpts:
     def __init__(self, rows: pd.DataFrame) -> None:
         rates = rows["header"].map(lambda header: header.sample_rate)
         self.seconds = rows["header"].map(lambda header: header.samples / header.sample_rate).to_numpy()
-        self.rate = int(rates.mode().iloc[-1])
+        # What only some recordings have, high frequencies, is taken from all.
+        shares = pd.crosstab(rows["class"], rates, normalize="index").max()
+        self.rate = int(shares.index[shares >= _SOME].min())
         if HIGHEST_RATE < self.rate <= _ULTRASOUND:
             self.rate = HIGHEST_RATE
         longest = np.ceil(10 * np.quantile(self.seconds, 0.9)) / 10

@@ -17,7 +17,8 @@ _MOSTLY, _OFFSET, _OTHER_UNITS, _QUIET_DB = 0.8, 0.02, 2.0, -50.0
 _LEARNED = {
     "sample rate": (
         "A network sees it from the highest frequencies, which are empty in what was recorded at a low rate. "
-        "Resample every recording to the lowest rate before you train: that takes the difference away."
+        "Resample every recording to the lowest rate before you train, as this report does: that takes most of the "
+        "difference away."
     ),
     "channels": "In the mean of the channels noise is weaker. Save one channel of every recording.",
     "format": (
@@ -38,6 +39,7 @@ _LEARNED = {
     ),
     "offset": "It comes from the recorder. Take the mean off every recording, or the lowest frequencies.",
 }
+DIFFER = "classes differ in "  # the kind of a finding, before the name of the fact
 _TECHNICAL = ("sample rate", "channels", "format")
 
 
@@ -101,7 +103,7 @@ def _files(facts: Facts) -> Iterator[Finding]:
     if found.loose:
         yield Finding(
             45, "loose", f"{_count(found.loose, 'sound lies', 'sounds lie')} in no class folder",
-            "They belong to no class and are left out.", found.loose,
+            "What belongs to no class is left out.", found.loose,
         )  # fmt: skip
 
 
@@ -181,8 +183,8 @@ def _sounds(facts: Facts) -> Iterator[Finding]:
     if names := those(silent):
         yield Finding(
             74, "silent", f"{_count(names, 'recording is', 'recordings are')} silent",
-            f"Nothing in them is above {SILENT_DB:.0f} dB of full scale. They have a label and no content: delete "
-            "them, or record them again.", names,
+            f"Nothing in them is above {SILENT_DB:.0f} dB of full scale. A label without content teaches nothing: "
+            "delete what is silent, or record it again.", names,
         )  # fmt: skip
     if names := those(table["clipped"]):
         share = table["clipped"].mean()
@@ -243,14 +245,14 @@ def _confounds(facts: Facts, reached: Mapping[str, Estimate], score: Score | Non
                 f" The network, which has the sound, reaches {percent(score.network.mean)}; no more may be in that."
             )
         yield Finding(
-            (88 if technical else 66) + round(6 * strength), f"classes differ in {name}",
+            (88 if technical else 66) + round(6 * strength), f"{DIFFER}{name}",
             f"The {name} alone tells the classes apart",
             f"A decision tree that is given the {name} and nothing else reaches {said(each)} balanced accuracy; "
             f"guessing reaches {percent(chance)}.{beside} {_LEARNED[name]}", _by_class(facts.table, name),
         )  # fmt: skip
     if "all of these" in clear and len(clear) == 1:
         yield Finding(
-            64, "classes differ in several facts", "Facts about the files tell the classes apart",
+            64, f"{DIFFER}several facts", "Facts about the files tell the classes apart",
             f"Trees that are given {', '.join(FACTS)}, and no sound, reach {said(clear['all of these'])} balanced "
             f"accuracy together; guessing reaches {percent(chance)}. No single one of these facts stands out.",
         )  # fmt: skip
@@ -297,4 +299,4 @@ def said(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-__all__ = ["Finding", "collect", "percent", "said"]
+__all__ = ["DIFFER", "Finding", "collect", "percent", "said"]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from course_lib import figures
 from course_lib.report.facts import Facts
-from course_lib.report.findings import Finding, percent, said
+from course_lib.report.findings import DIFFER, Finding, percent, said
 from course_lib.report.groups import Groups
 from course_lib.report.score import Division, Estimate, Score, pairs
 
@@ -66,6 +66,7 @@ def render(results: Results) -> str:
             confused=list(pairs(score.confusion, _scored(results))) if score else [],
             estimates=_estimates(results) if results.without_listening else None,
             rows=_rows(results),
+            confounds=[each.kind.removeprefix(DIFFER) for each in results.findings if each.kind.startswith(DIFFER)],
             chance=1 / len(_scored(results)),
             most_names=_MOST_NAMES,
         )
@@ -86,7 +87,7 @@ def _rows(results: Results) -> list[tuple[str, Estimate]]:
     rows += [(f"{name} alone" if name != "all of these" else "all of these facts", each)
              for name, each in results.without_listening.items()]  # fmt: skip
     if results.group_alone:
-        rows.append(("the name of the group alone, where it is known", results.group_alone))
+        rows.append(("group alone, where it is known", results.group_alone))
     return rows
 
 

@@ -244,19 +244,19 @@ def train_and_test(
     row = pd.Series(joined, index=facts.table["recording"])
     predicted, of_group = decided["predicted"].to_numpy(), row[decided.index].to_numpy()
     originals = np.array(list(numbers))
+    chance = 1 / len(numbers)
+    confusion = evaluation.confusion_matrix(originals[labels], originals[predicted], len(facts.class_names))
     return Score(
         network=estimate(labels, labels == predicted, of_group),
-        majority=estimate(labels, labels == np.bincount(labels).argmax(), of_group),
-        confusion=evaluation.confusion_matrix(
-            originals[labels], originals[predicted], len(facts.class_names)
-        )[np.ix_(originals, originals)],
+        majority=Estimate(chance, Interval(chance, chance), float(np.bincount(labels).max() / len(labels))),
+        confusion=confusion[np.ix_(originals, originals)],
         folds=len(tables),
         epochs=epochs,
         minutes=(perf_counter() - started) / 60,
         clips=used,
         recordings=len(decided),
         words=words,
-    )  # fmt: skip
+    )
 
 
 def _front_end(clips: Clips) -> Pipeline:
@@ -294,7 +294,7 @@ def _plan(seconds: float, of_an_epoch: float) -> tuple[int, float]:
 def _duration(minutes: float) -> str:
     if minutes < 1:
         return f"{max(1, math.ceil(60 * minutes))} seconds"
-    return f"{minutes:.2g} minutes"
+    return "a minute" if minutes == 1 else f"{minutes:.2g} minutes"
 
 
 def pairs(confusion: np.ndarray, names: list[str], most: int = 5) -> Iterator[tuple[str, str, int, int]]:
