@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", help="FOLDER/NAME, the path of a .yaml file, or with --all a folder of recipes")
     run.add_argument("--all", action="store_true", help="run whatever the recipes of a folder have no result of yet")
     run.add_argument("--workers", type=int, metavar="N", help="with --all: trainings at a time (default: 1 a GPU)")
+    run.add_argument(
+        "--cluster", metavar="ADDRESS", help="with --all: on a Ray cluster, 'auto' or HOST:PORT of its head"
+    )
+    run.add_argument(
+        "--gpus", type=float, metavar="SHARE", help="with --cluster: of a GPU for each training (default: 1)"
+    )
     run.add_argument("--only", nargs="+", metavar="RECIPE", help="with --all: these recipes of the folder")
     run.add_argument("--seed", type=int, help="default: 0")
     run.add_argument("--protocol", help="one of the recipe's protocols (default: all of them)")
@@ -119,8 +125,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.all:
         return _run_all(options)
-    if options.workers is not None or options.only:
-        raise CourseError("--workers and --only go with --all")
+    if options.workers is not None or options.only or options.cluster is not None or options.gpus is not None:
+        raise CourseError("--workers, --only, --cluster and --gpus go with --all")
     recipe = experiments.load(options.recipe)
     seed = 0 if options.seed is None else options.seed
     for protocol in [options.protocol] if options.protocol else recipe.protocols:
@@ -136,14 +142,23 @@ def _run(options: argparse.Namespace) -> int:
 def _run_all(options: argparse.Namespace) -> int:
     import torch
 
-    from course_lib.experiments import workers
+    from course_lib.experiments import cluster, workers
 
     given = {"--seed": options.seed, "--protocol": options.protocol, "--fold": options.fold}
     given = [name for name, value in given.items() if value is not None] + ["--keep-model"] * options.keep_model
     if given:
         raise CourseError(f"--all runs whatever is missing; {', '.join(given)} goes with one recipe")
-    processes = max(1, torch.cuda.device_count()) if options.workers is None else options.workers
-    problems, busy = workers.run_in_processes(options.recipe, processes, options.only)
+    if options.cluster is not None:
+        if options.workers is not None:
+            raise CourseError(
+                "--workers are those of this machine; a cluster runs as many trainings as it has room for"
+            )
+        problems, busy = cluster.run_on_cluster(options.recipe, options.cluster, options.gpus, options.only)
+    elif options.gpus is not None:
+        raise CourseError("--gpus goes with --cluster")
+    else:
+        processes = max(1, torch.cuda.device_count()) if options.workers is None else options.workers
+        problems, busy = workers.run_in_processes(options.recipe, processes, options.only)
     others = f", but for what another process is at work on: {busy}" if busy else ""
     print("\n".join(problems) if problems else f"{options.recipe}: nothing is missing now{others}", file=sys.stderr)
     return 1 if problems else 0

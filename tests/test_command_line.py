@@ -253,7 +253,7 @@ def test_run_all_runs_nothing_when_all_is_there(toy: Path, fsdd_data: Path, caps
             ["run", "fsdd", "--all", "--seed", "0", "--fold", "theo", "--keep-model"],
             "CourseError: --all runs whatever is missing; --seed, --fold, --keep-model goes with one recipe",
         ),
-        (["run", "fsdd/crnn", "--workers", "2"], "CourseError: --workers and --only go with --all"),
+        (["run", "fsdd/crnn", "--workers", "2"], "CourseError: --workers, --only, --cluster and --gpus go with --all"),
         (["run", "fsdd"], "RecipeError: fsdd is a folder of recipes"),
         (["run", "/"], "RecipeError: there is no recipe /;"),
         (
@@ -270,7 +270,10 @@ def test_the_help_of_run_names_its_options(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    options = ["--all", "--workers N", "--only RECIPE", "--seed", "--protocol", "--fold", "--keep-model"]
+    options = (
+        "--all, --workers N, --cluster ADDRESS, --gpus SHARE, --only RECIPE, --seed, --protocol, --fold, --keep-model"
+    )
+    options = options.split(", ")
     assert all(option in said for option in options)
     assert "with --all a folder of recipes" in said and "default: 1 a GPU" in said
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -37,6 +37,13 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.recipe} {self.protocol} {self.fold} seed {self.seed}"
+
+
+class Outcome(NamedTuple):
+    """How a training ended: finished, left to another process that is at work on it (busy), or failed; a line says."""
+
+    kind: Literal["finished", "busy", "failed"]
+    line: str
 
 
 def missing(folder: str, only: list[str] | None = None) -> list[Job]:
@@ -106,20 +113,30 @@ def run_missing(
                 bar.n = number + len(history.epochs) / recipe.training.epochs
                 bar.refresh()
 
-        try:
-            [result] = run(recipe, job.seed, job.protocol, job.fold, wait=False, progress=False, on_epoch=show)
-            line = f"{job}: {result.headline}"
-            (report or bar.set_postfix_str)(line)
-        except ResultBusy:
-            busy += 1
-        except CourseError as error:
-            problems.append(f"{job}: {error}")
-        except (RuntimeError, MemoryError) as error:  # such as CUDA's out of memory: the other trainings go on
-            problems.append(f"{job}: {type(error).__name__}: {error}")
+        outcome = carry_out(job, on_epoch=show)
+        if outcome.kind == "finished":
+            (report or bar.set_postfix_str)(outcome.line)
+        busy += outcome.kind == "busy"
+        problems += [outcome.line] * (outcome.kind == "failed")
         bar.n = number + 1
         bar.refresh()
     bar.close()
     return problems, busy
+
+
+def carry_out(job: Job, wait: bool = False, **fit_options: Any) -> Outcome:
+    """Run one training that is missing; what is wrong with it is told in the outcome, so that the others go on."""
+    try:
+        [result] = run(
+            recipes.load(job.recipe), job.seed, job.protocol, job.fold, wait=wait, progress=False, **fit_options
+        )
+        return Outcome("finished", f"{job}: {result.headline}")
+    except ResultBusy as error:
+        return Outcome("busy", f"{job}: {error}")
+    except CourseError as error:
+        return Outcome("failed", f"{job}: {error}")
+    except (RuntimeError, MemoryError) as error:  # such as CUDA's out of memory
+        return Outcome("failed", f"{job}: {type(error).__name__}: {error}")
 
 
 def run_in_processes(
