@@ -97,6 +97,20 @@ def test_members_of_the_ensembles_of_the_course_are_those_whose_results_are_ther
             assert read(path_of(name, result.protocol, result.fold, result.seed, "real")).predictions == predictions
 
 
+def test_members_that_were_chosen_are_the_best_on_the_held_out_recordings_of_their_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COURSE_RESULTS", str(environment.CHECKOUT / "results"))
+    for name in ("ensemble_chosen", "ensemble_chosen_without_device"):
+        recipe = recipes.load(f"physionet2016/{name}")
+        result = read(path_of(recipe.name, "published_lists", "list_1", 0, "real"))
+        members = [read(path_of(member, "published_lists", "list_1", 0, "real")) for member in recipe.members]
+        held_out = {member.recipe: experiments.predictions(member, "validation") for member in members}
+        labels = experiments.decisions(result, "validation")["label"]
+        assert set(labels.index).isdisjoint(experiments.decisions(result).index)
+        assert set(evaluation.choose_members(held_out, labels)) == set(result.members)
+
+
 HEARTS = environment.CHECKOUT / "results" / "physionet2016"
 FOLLOWED = sorted(HEARTS.glob("log_mel_cnn/*/*-seed0.json")) + sorted(HEARTS.glob("*/*/[ae]-seed0.json"))
 
