@@ -5,13 +5,14 @@ export COURSE_PROFILE
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WITH_DOCS := $(VENV)/.installed-docs
 # The timeout of a cell is for what hangs; a slow machine is no reason to fail.
 PYTEST = COURSE_OFFLINE=1 COURSE_PROFILE=smoke $(BIN)/python -m pytest \
   --nbval-lax --nbval-current-env --nbval-cell-timeout=1200
 TABLES := $(shell sed -n 's/^<!-- table \(.*\) -->$$/\1/p' results/README.md)
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help lab data test lessons lint course notebooks table clean
+.PHONY: help lab data test lessons lint course site notebooks table clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +38,9 @@ lint: $(INSTALLED)  ## Check style, formatting and the direction of imports
 course: $(INSTALLED) data  ## Execute all lessons and write readable HTML to build/
 	$(BIN)/python -m tools.publish --html build
 
+site: $(WITH_DOCS)  ## Build the site from the lessons as they are stored: build/site/index.html
+	@$(BIN)/python -m tools.site
+
 notebooks: $(INSTALLED)  ## Execute all lessons on the real data and store them in the committed form
 	$(BIN)/python -m tools.publish --publish
 
@@ -54,3 +58,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --editable .
 	@touch $(INSTALLED)
+
+$(WITH_DOCS): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[docs]" || \
+	  { echo "The site needs Sphinx and its theme, which could not be installed; this needs a network once."; exit 1; }
+	@touch $(WITH_DOCS)
