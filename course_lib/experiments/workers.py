@@ -161,7 +161,7 @@ def run_in_processes(
         for number, end in enumerate(ends):
             if devices:  # before CUDA starts in that process
                 os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-            process = spawn.Process(target=_work, args=(folder, only, lines, end, os.getpid()))
+            process = spawn.Process(target=_work, args=(folder, only, lines, end))
             process.start()
             processes.append(process)
     finally:
@@ -192,18 +192,17 @@ def run_in_processes(
 _BAR = "{desc}: {n:.1f} of {total} |{bar}| {elapsed}{postfix}"
 
 
-def _work(folder: str, only: list[str] | None, lines: Any, end: Any, parent: int) -> None:
+def _work(folder: str, only: list[str] | None, lines: Any, end: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the others
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         end.put(run_missing(folder, only, progress=False, report=lines.put))
     except CourseError as error:
         end.put(([str(error)], 0))
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.1)
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()  # on Windows, too, where os.getppid() stays the same for ever
     os._exit(1)
 
 
