@@ -18,6 +18,7 @@ FRONT_ENDS: dict[str, Callable[[], nn.Module]] = {
     "LogMel": lambda: layers.LogMel(RATE),
     "LogMel, stretched": lambda: layers.LogMel(RATE, width=20),
     "MFCC": lambda: layers.MFCC(RATE),
+    "CycleBands": lambda: layers.CycleBands(RATE // 4),
     "GammatoneFilterbank": lambda: layers.GammatoneFilterbank(8, RATE),
     "GammatoneFilterbank, fft": lambda: layers.GammatoneFilterbank(8, RATE, backend="fft", compression="log1p"),
     "GammatoneFilterbank, reference": lambda: layers.GammatoneFilterbank(8, RATE, backend="reference"),

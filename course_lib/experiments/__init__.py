@@ -4,8 +4,8 @@ Notebook: 02_spoken_digits_cnn
 """
 
 from course_lib import training
+from course_lib.experiments.baselines import Discriminant, Logistic
 from course_lib.experiments.comparison import compared, scores_by_group
-from course_lib.experiments.discriminant import Discriminant
 from course_lib.experiments.form import RecipeError
 from course_lib.experiments.recipe import Ensemble, Experiment, Fold, GroupPrior, Prediction, Recipe
 from course_lib.experiments.recipes import load, names
@@ -29,6 +29,7 @@ __all__ = [
     "Experiment",
     "Fold",
     "GroupPrior",
+    "Logistic",
     "Prediction",
     "Recipe",
     "RecipeError",

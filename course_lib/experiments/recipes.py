@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
-from course_lib.experiments.discriminant import Discriminant
+from course_lib.experiments.baselines import Discriminant, Logistic
 from course_lib.experiments.form import RecipeError
 from course_lib.experiments.recipe import Ensemble, Experiment, GroupPrior, Recipe
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 _LARGEST, _DEEPEST = 1_000_000, 20
+_BASELINES = {"discriminant": Discriminant, "logistic_regression": Logistic}
 
 
 def names(folder: str | Path) -> list[str]:
@@ -38,7 +39,7 @@ def names(folder: str | Path) -> list[str]:
 def load(name: str | Path) -> Experiment:
     """Read a recipe of the course by its name, FOLDER/NAME, or any YAML file by its path. Raises RecipeError.
 
-    A file with the key `members` is an Ensemble, one with the key `baseline` a GroupPrior or a Discriminant.
+    A file with the key `members` is an Ensemble, one with `baseline` a GroupPrior, a Discriminant or a Logistic.
     `extends: NAME` takes every key that is not given from another recipe, and what is missing where a key is given in
     part; `protocols` are replaced, and a key or a layer with the value null is left out.
 
@@ -46,7 +47,7 @@ def load(name: str | Path) -> Experiment:
     """
     path = _path(name)
     form = _extended(path, ())
-    baseline = Discriminant if form.get("baseline") == "discriminant" else GroupPrior
+    baseline = _BASELINES.get(str(form.get("baseline")), GroupPrior)
     kind = Ensemble if "members" in form else baseline if "baseline" in form else Recipe
     try:
         recipe = kind.model_validate({"name": f"{path.resolve().parent.name}/{path.stem}".lstrip("/")} | form)

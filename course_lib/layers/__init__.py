@@ -1,6 +1,7 @@
 """Front ends and augmentation as torch modules: they move with `.to(device)` and need no data loader."""
 # ruff: noqa: F401 - imported for others
 
+from course_lib.layers.cycle_bands import CycleBands
 from course_lib.layers.gammatone import GammatoneFilterbank
 from course_lib.layers.gradient_reversal import GradientReversal
 from course_lib.layers.image_augmentation import (
