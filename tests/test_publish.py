@@ -63,3 +63,8 @@ def test_a_lesson_that_fails_is_not_stored(notebooks: Path, capsys) -> None:
     assert publish.main(["3b", "--publish"]) == 1
     assert "03b_more.ipynb stops with an error" in capsys.readouterr().err
     assert (notebooks / "03b_more.ipynb").read_bytes() == before
+
+
+def test_the_text_of_a_figure_stays_and_other_metadata_go() -> None:
+    cell = nbformat.v4.new_code_cell("1", metadata={"alt": "Two tones", "collapsed": True})
+    assert publish.strip(nbformat.v4.new_notebook(cells=[cell])).cells[0].metadata == {"alt": "Two tones"}

@@ -103,7 +103,8 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     }
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index}"
-        cell.metadata = {}
+        # What stays says what the figure of the cell shows.
+        cell.metadata = {name: value for name, value in cell.metadata.items() if name == "alt"}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _progress(output)]
             for output in cell.outputs:

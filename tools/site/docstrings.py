@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -45,8 +46,12 @@ def _convert(app: Sphinx, what: str, name: str, value: Any, options: Any, lines:
 def _shorten(
     app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """The signature with NumPy's ArrayLike by its name, not by the eight types that it is."""
-    if signature is not None:
+    """The signature with ArrayLike by its name; without types where one of them, or a default, is no expression."""
+    if signature is not None and "<" in signature:
+        parameters = inspect.signature(value).parameters.values()
+        signature = f"({', '.join(str(each.replace(annotation=each.empty)) for each in parameters)})"
+        signature = re.sub("=<[^>]*>", "=...", signature)
+    elif signature is not None:
         signature = signature.replace(stringify_annotation(ArrayLike, "smart", short_literals=False), "ArrayLike")
     return signature, returns
 
