@@ -15,7 +15,7 @@ from course_lib.__main__ import _parser, main
 from course_lib.datasets import catalogue
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def write_files(page: str, folder: Path) -> str:
@@ -37,6 +37,17 @@ def test_links_lead_to_files_of_the_checkout(page: Path) -> None:
 
 def test_readme_is_one_page() -> None:
     assert (ROOT / "README.md").stat().st_size < 6_000
+
+
+def test_teachers_are_told_how_many_exercises_a_lesson_has() -> None:
+    page = (ROOT / "docs" / "teaching" / "README.md").read_text()
+    told = re.findall(r"^\| \[(\d) [^|]*\| \d+ \| (\d+), and (\d+) guess", page, re.MULTILINE)
+    assert len(told) >= 5
+    for number, *counts in told:
+        (lesson,) = (ROOT / "notebooks").glob(f"0{number}_*.ipynb")
+        source = lesson.read_text()
+        found = [len(re.findall(rf"exercises\.lesson_{number}\.\w+\.{what}\(", source)) for what in ("check", "guess")]
+        assert [int(count) for count in counts] == found, lesson.stem
 
 
 def test_citation_names_the_version() -> None:
