@@ -303,6 +303,22 @@ def test_a_page_shows_names_as_they_are(tmp_path: Path) -> None:
     assert results.score is None
 
 
+@pytest.mark.parametrize(("rate", "longest"), [(100, 3.0), (96_000, 0.2)])
+def test_odd_recordings_are_reported_on(rate: int, longest: float, tmp_path: Path, smoke: None) -> None:
+    """Two classes with odd names, in one channel or three, of one sample or more, at any rate."""
+    random = np.random.default_rng(0)
+    for of_class in ("$5^", "\u4e94 & <i>"):
+        (tmp_path / "odd" / of_class).mkdir(parents=True)
+        for number, length in enumerate((1, 2, 30, *[round(rate * longest)] * 5)):
+            samples = random.normal(0, 0.1, (length, 1 + 2 * (number % 2)))
+            sf.write(tmp_path / "odd" / of_class / f"{number}.wav", samples, rate)
+    path, results = report.report(tmp_path / "odd", tmp_path / "page.html", 0.2, progress=False)
+    table = results.facts.table
+    assert results.score.confusion.sum() == len(table) - (table["flat"] | table["cancels"]).sum() >= 12
+    assert "<i>" not in path.read_text(encoding="utf-8")
+    assert not {"unreadable", "clipped", "near copies", "copies"} & set(kinds(results))
+
+
 def test_training_ends_when_the_time_is_up(folder: Path, smoke: None) -> None:
     results = examine(folder, minutes=1e-4, progress=False)
     assert results.score.folds == 1 and "time was up" in " ".join(results.score.words)

@@ -66,8 +66,11 @@ def examine(
         if found.known:
             group_alone = score.by_group_alone(read, found.of, division)
         if with_score:
-            reached = score.train_and_test(read, found.of, together, division, minutes, say, progress)
-    faults = findings.collect(read, found, equal, near, without_listening, reached)
+            try:
+                reached = score.train_and_test(read, found.of, together, division, minutes, say, progress)
+            except ReportError as error:
+                why = str(error)
+    faults = findings.collect(read, found, equal, near, division, without_listening, reached)
     return Results(read, found, division, without_listening, group_alone, reached, why, faults)
 
 

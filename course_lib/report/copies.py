@@ -11,6 +11,7 @@ from course_lib.report.facts import Facts
 
 _MOST_PAIRS, _MOST_EACH = 3000, 20
 _SEGMENTS, _BANDS = 24, 6
+_SHORTEST = 20 * _SEGMENTS  # samples
 _ALIKE = 0.85  # correlation of two outlines that is worth a closer look
 _SAME = 0.75  # of the spectrum in phase: spoken words and their MP3 have over 0.8, two takes of one word up to 0.6
 _FEWEST = 300  # frequencies: of a pure tone there are fewer
@@ -31,14 +32,15 @@ def near(facts: Facts, progress: bool = True) -> list[list[str]]:
     table, clips = facts.table, facts.clips
     rows, first = np.unique(clips.recording.numpy(), return_index=True)
     use = ~table["flat"].to_numpy()[rows] & (table["silence"].to_numpy()[rows] < 0.9)
+    use &= clips.length.numpy()[first] >= _SHORTEST
     rows, first = rows[use], first[use]
     names, prints = table["recording"].to_numpy(str)[rows], table["fingerprint"].to_numpy(str)[rows]
     sounds = [
         clips.samples[start : start + clips.length[number]].numpy()
         for number, start in zip(first, clips.start[first], strict=True)
     ]
-    outlines = np.array([_outline(sound) for sound in sounds])
-    pairs = _candidates(outlines, table["seconds"].to_numpy()[rows])
+    outlines = np.array([_outline(sound) for sound in sounds], dtype=np.float32)
+    pairs = _candidates(outlines, table["seconds"].to_numpy()[rows], progress)
     pairs = [(one, other) for one, other in pairs if prints[one] != prints[other]]
     found = [
         sorted((str(names[one]), str(names[other])))
@@ -73,15 +75,17 @@ def _outline(waveform: np.ndarray) -> np.ndarray:
     return centred / max(np.linalg.norm(centred), 1e-9)
 
 
-def _candidates(outlines: np.ndarray, seconds: np.ndarray) -> list[tuple[int, int]]:
+def _candidates(outlines: np.ndarray, seconds: np.ndarray, progress: bool) -> list[tuple[int, int]]:
     """The pairs of recordings about as long as each other whose outlines are most alike."""
     order = np.argsort(seconds)
     outlines, seconds = outlines[order], seconds[order]
     ends = np.searchsorted(seconds, 1.02 * seconds + 0.1, side="right")
     pairs = []
-    for number, end in enumerate(ends):
+    for number, end in enumerate(tqdm(ends, "comparing the recordings", disable=not progress, delay=2)):
         likeness = outlines[number + 1 : end] @ outlines[number]
-        best = np.argsort(-likeness)[:_MOST_EACH]
+        best = np.arange(len(likeness))
+        if len(best) > _MOST_EACH:
+            best = np.argpartition(-likeness, _MOST_EACH)[:_MOST_EACH]
         pairs += [(float(likeness[each]), number, number + 1 + int(each)) for each in best if likeness[each] > _ALIKE]
     best = sorted(pairs, reverse=True)[:_MOST_PAIRS]
     return [(int(order[one]), int(order[other])) for _, one, other in best]

@@ -168,6 +168,7 @@ def read(folder: Path, progress: bool = True) -> Facts:
     rows = [row for row, keep in zip(rows, kept, strict=True) if keep]
     _require_some(folder, found, rows)
     class_names = tuple(sorted({row["class"] for row in rows}))
+    found.problems |= {name: "none of its files can be read" for name in found.classes if name not in class_names}
     table = pd.DataFrame([_row(folder, row, class_names) for row in rows])
     return Facts(folder, class_names, table, excerpts.clips(kept, table), found)
 

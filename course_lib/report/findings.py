@@ -8,7 +8,7 @@ import pandas as pd
 
 from course_lib.report.facts import SILENT_DB, Facts, alike
 from course_lib.report.groups import ENOUGH, Groups
-from course_lib.report.score import FACTS, Estimate, Score
+from course_lib.report.score import FACTS, Division, Estimate, Score
 
 _CLEAR = 0.05  # above chance, so that what is certain but tiny is not reported
 _FEW_RECORDINGS, _UNEQUAL, _SHORT_S = 10, 3.0, 0.1
@@ -64,13 +64,15 @@ def collect(
     groups: Groups,
     equal: list[list[str]],
     near: list[list[str]],
+    division: Division | None,
     reached: Mapping[str, Estimate],
     score: Score | None,
 ) -> list[Finding]:
     """Every fault, worst first. `equal` and `near` are copies, `reached` the score of each fact without listening."""
     parts = (_files(facts), _copies(facts, equal, near), _groups(facts, groups), _classes(facts), _sounds(facts))
     every = [finding for part in parts for finding in part]
-    every += _confounds(facts, reached, score)
+    if division:
+        every += _confounds(facts, division, reached, score)
     return sorted(every, key=lambda finding: -finding.weight)
 
 
@@ -231,8 +233,10 @@ def _sounds(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _confounds(facts: Facts, reached: Mapping[str, Estimate], score: Score | None) -> Iterator[Finding]:
-    chance = 1 / len(score.confusion) if score else 1 / facts.table["label"].nunique()
+def _confounds(
+    facts: Facts, division: Division, reached: Mapping[str, Estimate], score: Score | None
+) -> Iterator[Finding]:
+    chance = division.chance
     clear = {name: each for name, each in reached.items() if each.interval.low > chance + _CLEAR}
     for name, each in clear.items():
         if name not in FACTS:

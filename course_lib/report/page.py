@@ -2,6 +2,7 @@
 
 import base64
 import html
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -18,7 +19,7 @@ from course_lib import figures
 from course_lib.report.facts import Facts
 from course_lib.report.findings import DIFFER, Finding, percent, said
 from course_lib.report.groups import Groups
-from course_lib.report.score import Division, Estimate, Score, pairs
+from course_lib.report.score import FACTS, Division, Estimate, Score, duration, pairs
 
 _MOST_SPECTROGRAMS, _OF_EACH_CLASS = 60, 3
 _MOST_CLASSES_DRAWN = 30
@@ -45,11 +46,13 @@ def render(results: Results) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "said": said}
+    environment.filters |= {"duration": duration, "percent": percent, "said": said}
     template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     facts, score = results.facts, results.score
-    with plt.rc_context():
+    with plt.rc_context(), warnings.catch_warnings():
         figures.use_course_style()
+        plt.rcParams["text.parse_math"] = False  # names may hold a dollar sign
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # or be in another script
         return template.render(
             results=results,
             facts=facts,
@@ -66,8 +69,8 @@ def render(results: Results) -> str:
             confused=list(pairs(score.confusion, _scored(results))) if score else [],
             estimates=_estimates(results) if results.without_listening else None,
             rows=_rows(results),
-            confounds=[each.kind.removeprefix(DIFFER) for each in results.findings if each.kind.startswith(DIFFER)],
-            chance=1 / len(_scored(results)),
+            confounds=[name for name in FACTS if DIFFER + name in {each.kind for each in results.findings}],
+            chance=results.division.chance if results.division else 0,
             most_names=_MOST_NAMES,
         )
 
@@ -130,8 +133,8 @@ def _summary(name: str, rows: pd.DataFrame) -> dict[str, str]:
         "channels": kinds(rows["channels"]),
         "format": kinds(rows["coding"]),
         "level in dB": spread(rows["rms"], "{:.0f}"),
-        "peak in dB": spread(rows["peak"], "{:.0f}"),
-        "offset in %": spread(100 * rows["dc"].abs(), "{:.1f}"),
+        "highest peak in dB": f"{rows['peak'].max():.0f}",
+        "largest offset in %": f"{100 * rows['dc'].abs().max():.1f}",
         "silence in %": spread(100 * rows["silence"], "{:.0f}"),
         "clipped": f"{rows['clipped'].sum():,}",
     }
@@ -184,7 +187,7 @@ def _spectrogram(facts: Facts, row: int, n_fft: int) -> str:
     axes.images[0].set_clim(-80, 0)
     axes.set_facecolor("0.93")
     axes.set_xlim(0, facts.clip_seconds)
-    axes.set_title(_shortened(recording["recording"]), fontsize="x-small", parse_math=False)
+    axes.set_title(_shortened(recording["recording"]), fontsize="x-small")
     loudest = image.mean(axis=1).argmax() * clips.sample_rate / n_fft
     seconds = len(waveform) / clips.sample_rate
     about = f"{seconds:.2g} of {recording['seconds']:.2g} s, 0 to {clips.sample_rate // 2:,} Hz"
@@ -213,7 +216,7 @@ def _estimates(results: Results) -> str:
     table = pd.DataFrame(
         [(name, each.mean, *each.interval) for name, each in rows], columns=["name", "mean", "low", "high"]
     )
-    figure = figures.estimates(table, "With the sound, and without it", 1 / len(_scored(results)))
+    figure = figures.estimates(table, "With the sound, and without it", results.division.chance)
     figure.axes[0].set_xlabel("balanced accuracy (%); dotted: guessing")
     return _image(
         figure, "Balanced accuracy with intervals: " + ", ".join(f"{name} {said(each)}" for name, each in rows) + "."

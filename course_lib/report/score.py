@@ -21,7 +21,7 @@ from course_lib.datasets import DatasetError, splits
 from course_lib.evaluation import Interval
 from course_lib.layers.pipeline import Pipeline
 from course_lib.models import LogMelCNN
-from course_lib.report.facts import Facts
+from course_lib.report.facts import Facts, ReportError
 from course_lib.training.images import ImageClips
 
 FOLDS = 5
@@ -38,7 +38,8 @@ FACTS = {
 _SOME_OFFSET = 0.002  # of full scale; what is smaller comes from the sound itself
 _ABOUT = 0.9  # of the best score: what is as good as the best
 _FEWEST_EPOCHS = 4
-_PROBED = 256
+_PROBED = 128
+_FEWEST_CLIPS = 32  # of each class; if the time is too short for them, the training is stopped when it is up
 _SETTINGS = training.Settings(
     epochs=40, batch_size=64, optimizer="adamw", learning_rate=3e-3, weight_decay=0.02, schedule="one_cycle",
     label_smoothing=0.1, balance="class",
@@ -56,12 +57,16 @@ class Estimate:
 
 @dataclass
 class Division:
-    """Folds (train, test) of the rows of a table, which are the `rows` used; `left_out` classes are in none of them."""
+    """Folds (train, test) of the rows of a table, which are the `rows` used; `left_out` classes are in none of them.
+
+    `chance` is what guessing reaches.
+    """
 
     folds: list[tuple[np.ndarray, np.ndarray]]
     rows: np.ndarray
     left_out: list[str]
     by_group: bool
+    chance: float
 
 
 @dataclass
@@ -105,7 +110,7 @@ def divide(table: pd.DataFrame, groups: np.ndarray, known: bool) -> Division | N
             warnings.simplefilter("ignore", UserWarning)
             folds = [(rows[a], rows[b]) for a, b in kind.split(rows, labels[rows], groups[rows])]
         if all(len(test) and set(labels[train]) == set(tested) for train, test in folds):
-            return Division(folds, rows, left_out, known)
+            return Division(folds, rows, left_out, known, 1 / len(tested))
     return None
 
 
@@ -210,12 +215,17 @@ def train_and_test(
     longest = max(len(train) for train, _ in sides)
     of_a_clip = _seconds_of_a_clip(build(), images)
     epochs, share = _plan(60 * minutes - (perf_counter() - started), len(sides) * longest * of_a_clip)
-    used = max(2 * len(numbers), round(share * longest))
+    used = min(longest, max(_FEWEST_CLIPS * len(numbers), round(share * longest)))
     settings = _SETTINGS.but(epochs=epochs)
     expected = len(sides) * used * epochs * of_a_clip / 60
-    words = [] if share == 1 else [f"For want of time each training had {used:,} of {longest:,} excerpts."]
+    words = []
+    if epochs < _SETTINGS.epochs or used < longest:
+        words.append(
+            f"For want of time each training had {epochs} epochs instead of {_SETTINGS.epochs}, on {used:,} of "
+            f"{longest:,} excerpts. With more time (--minutes) the score may be higher."
+        )
     trainings = f"{len(sides)} trainings of {epochs} epochs on about {used:,} excerpts of {facts.clip_seconds:.1f} s"
-    say(f"A first score: {trainings}. This takes about {_duration(expected)}, at most about {_duration(minutes)}.")
+    say(f"A first score: {trainings}. This takes about {duration(expected)}, at most about {duration(minutes)}.")
     deadline = started + 60 * minutes
 
     def watch(_: training.History) -> None:
@@ -260,27 +270,27 @@ def train_and_test(
 
 
 def _front_end(clips: Clips) -> Pipeline:
-    """Log-mel images with frames of 32 ms, or shorter ones where the clips are; as many bands as they can have."""
+    """Log-mel images with frames of 32 ms, or other ones where the clips are short; as many bands as they can have."""
     samples = clips.clip_samples
     n_fft = 2 ** round(math.log2(min(0.032 * clips.sample_rate, samples / 4)))
-    n_fft = max(16, n_fft)
-    hop = max(1, min(n_fft // 2, samples // 32))
-    for n_mels in (40, 32, 24, 16, 8):
+    for n_mels, longer in itertools.product((40, 32, 24, 16, 8), (1, 2, 4)):
+        frame = max(2, n_fft) * longer
+        hop = max(1, min(frame // 2, samples // 32))
         try:
-            mel = layers.LogMel(clips.sample_rate, n_mels, n_fft, hop)
-        except ValueError:
+            mel = layers.LogMel(clips.sample_rate, n_mels, frame, hop)
+        except ValueError:  # a band would be empty
             continue
-        return Pipeline(mel, layers.Standardise(), layers.SpecAugment(frequency_width=n_mels // 8, time_width=6))
-    raise AssertionError("eight bands are narrow enough for no spectrum")
+        if samples >= max(mel.shortest, 8 * hop):
+            return Pipeline(mel, layers.Standardise(), layers.SpecAugment(frequency_width=n_mels // 8, time_width=6))
+    raise ReportError(f"recordings of {samples} samples are too short for a spectrogram.")
 
 
 def _seconds_of_a_clip(model: LogMelCNN, clips: Clips) -> float:
     """How long a clip takes in an epoch, by a trial."""
     few = clips[torch.arange(min(_PROBED, len(clips)))]
-    settings = _SETTINGS.but(epochs=1, balance="none")
-    training.fit(model, few[:2], None, settings, progress=False)  # what takes long the first time
-    history = training.fit(model, few, None, settings, progress=False)
-    return history.seconds / len(few)
+    settings = _SETTINGS.but(epochs=4, balance="none")
+    history = training.fit(model, few, None, settings, progress=False)  # the first epoch takes longer, for once
+    return float(np.median([epoch.seconds for epoch in history.epochs[1:]])) / len(few)
 
 
 def _plan(seconds: float, of_an_epoch: float) -> tuple[int, float]:
@@ -291,9 +301,11 @@ def _plan(seconds: float, of_an_epoch: float) -> tuple[int, float]:
     return epochs, min(1.0, fitting / epochs)
 
 
-def _duration(minutes: float) -> str:
+def duration(minutes: float) -> str:
+    """So many minutes in words."""
     if minutes < 1:
-        return f"{max(1, math.ceil(60 * minutes))} seconds"
+        seconds = max(1, math.ceil(60 * minutes))
+        return f"{seconds} seconds" if seconds > 1 else "a second"
     return "a minute" if minutes == 1 else f"{minutes:.2g} minutes"
 
 
