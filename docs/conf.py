@@ -82,6 +82,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "use_download_button": True,
     "show_toc_level": 2,
+    "footer_content_items": ["copyright.html"],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
