@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,19 @@ def test_data_check_lists_what_is_wrong(fsdd_data: Path, capsys: pytest.CaptureF
 
 def test_data_fetch_offline_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(["data", "fetch", "fsdd"], capsys).startswith("DatasetError: ")
+
+
+def test_data_fetch_without_a_network_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_network(*_: Any, **__: Any) -> None:
+        raise socket.gaierror("Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setenv("COURSE_OFFLINE", "0")
+    assert main(["data", "fetch", "fsdd"]) == 1
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("DatasetError: ") and "no connection" in said
 
 
 def test_data_fetch_or_stand_in_takes_what_is_here(fsdd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,6 +290,34 @@ def test_the_help_of_run_names_its_options(capsys: pytest.CaptureFixture[str]) -
     options = options.split(", ")
     assert all(option in said for option in options)
     assert "with --all a folder of recipes" in said and "default: 1 a GPU" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("COURSE_RESULTS", "ResultError: cannot write the result {file}/here/mine/toy/official/official-seed0.json: "),
+        ("COURSE_CACHE", "DatasetError: cannot write the decoded fsdd to {file}/here/decoded ("),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named(
+    variable: str,
+    expected: str,
+    toy: Path,
+    fsdd_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, str(toy / "here"))  # within a file: even root cannot make a folder there
+    assert main(["run", str(toy), "--protocol", "official"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(expected.format(file=toy)) and said.count("\n") == 1
+
+
+def test_a_table_that_cannot_be_written_is_named(
+    toy: Path, fsdd_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint(["table", str(toy.parent), "--update", str(toy / "page.md")], capsys)
+    assert str(toy / "page.md") in said
 
 
 def test_a_damaged_result_is_named_and_made_anew(

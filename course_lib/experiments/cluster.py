@@ -55,15 +55,14 @@ def run_on_cluster(
     gpus: float | None = None,
     only: list[str] | None = None,
     progress: bool = True,
-    report: Callable[[str], None] | None = None,
 ) -> tuple[list[str], int]:
     """`run_missing` on a Ray cluster, of which this machine is a part: as many trainings at a time as it has room for.
 
     `address` is HOST:PORT of its head, or "auto" for the cluster that was started here. A training takes
     `COURSE_THREADS` processors and `gpus`, the share of a GPU (default: a whole one, where there are any). Every
     machine must see the folders of the command, of `COURSE_DATA` and of `COURSE_RESULTS` under the same paths. A
-    training whose worker is lost is handed out again, two times at most. Returns and reports what `run_missing` does.
-    Raises ClusterError, RecipeError, DatasetError and ResultError.
+    training whose worker is lost is handed out again, two times at most. Prints a line for each result; returns what
+    `run_missing` does. Raises ClusterError, RecipeError, DatasetError and ResultError.
 
     Notebook: 03_raw_waveforms_sample_cnn
     """
@@ -88,7 +87,7 @@ def run_on_cluster(
             def show(outcome: Outcome) -> None:
                 bar.update()
                 if outcome.kind == "finished":
-                    (report or bar.write)(outcome.line)
+                    bar.write(outcome.line)
 
             def check() -> None:
                 _require_room(ray.nodes(), **room)
@@ -211,7 +210,9 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ClusterError('--cluster needs Ray; install it with: pip install "course-lib[cluster]"') from None
+        raise ClusterError(
+            '--cluster needs Ray, the extra `cluster`; in the checkout: pip install -e ".[cluster]"'
+        ) from None
     return ray
 
 
