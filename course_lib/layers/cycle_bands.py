@@ -9,7 +9,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from course_lib.datasets.hearts.cycles import RATE, Cycles, cycles_of
+from course_lib.datasets.hearts.cycles import RATE, Cycles, likely_cycles
 from course_lib.layers.arguments import number, whole
 from course_lib.layers.front_end import FrontEnd
 from course_lib.layers.waveforms import sounding_length
@@ -28,7 +28,7 @@ class CycleBands(FrontEnd):
     """Waveforms of hearts (batch, samples) -> the average cycle of each (batch, bands, phases), in dB.
 
     The power in each band between two of `edges_hz`, every 10 ms, in dB above the band's mean over the whole clip.
-    Cycles are found by `cycles_of` in the mean level of the lower bands: `systole` phases are from the first heart
+    Cycles are found by `likely_cycles` in the mean level of the lower bands: `systole` phases are from the first heart
     sound to the second, `diastole` phases from there to the next first one. What a phase holds is averaged over the
     cycles. Since each band has its own mean taken away, a gain cancels, and so does a linear filter such as a
     stethoscope, as far as it is even within a band. Zeros at the end are no part of a clip. Of silence the image is 0.
@@ -70,7 +70,7 @@ class CycleBands(FrontEnd):
         if not np.isfinite(clip).all():
             return np.full((len(self.edges_hz) - 1, self.systole + self.diastole), np.nan)
         bands = self._bands(clip)
-        cycles = cycles_of(self._loudness(bands))
+        cycles = likely_cycles(self._loudness(bands))
         if not len(cycles.starts):
             return np.zeros((len(bands), self.systole + self.diastole))
         until = np.pad(bands.cumsum(axis=1), ((0, 0), (1, 0)))  # the mean of a phase is a difference of these

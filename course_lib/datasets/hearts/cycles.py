@@ -22,6 +22,10 @@ RATE = 100  # of the envelope, in Hz
 VALVES_HZ = (25.0, 120.0)  # murmurs are mostly higher
 SHORTEST_S, LONGEST_S = 0.4, 1.5  # of a cycle: 150 to 40 beats a minute
 SHORTEST_SYSTOLE_S = 0.2
+# What is likely: the cycle, the systole that goes with it, how far others are from that, and how much this counts.
+_CYCLE_S, _CYCLE_SPREAD = 0.85, 0.3
+_SYSTOLE_S, _SYSTOLE_SHARE, _SYSTOLE_SPREAD_S = 0.155, 0.19, 0.05
+_PRIOR = 0.1
 _LEAD_S = 0.04  # from the beginning of the first heart sound to its peak
 _VERSION = 1
 
@@ -51,18 +55,7 @@ def find_cycles(waveform: Tensor, sample_rate: int) -> Cycles:
         raise ValueError(
             f"{len(waveform) / sample_rate:.2f} s are too short to find a rhythm in; at least 2 s are needed"
         )
-    return cycles_of(envelope(waveform, sample_rate))
-
-
-def cycles_of(loudness: np.ndarray) -> Cycles:
-    """Estimate where cycles begin from an envelope, at 100 values a second, as `find_cycles` does.
-
-    Raises ValueError for less than 2 s.
-
-    Notebook: 06_adversarial_devices
-    """
-    if len(loudness) < 2 * RATE:
-        raise ValueError(f"{len(loudness) / RATE:.2f} s are too short to find a rhythm in; at least 2 s are needed")
+    loudness = envelope(waveform, sample_rate)
     if np.ptp(loudness) < 1e-6 * loudness.max():
         return Cycles(np.empty(0), np.nan, np.nan)
     rhythm = _autocorrelation(loudness)
@@ -70,6 +63,33 @@ def cycles_of(loudness: np.ndarray) -> Cycles:
     cycle = shortest + int(np.argmax(rhythm[shortest:longest]))
     least = round(SHORTEST_SYSTOLE_S * RATE)
     systole = least + int(np.argmax(rhythm[least : max(least, cycle // 2) + 1]))
+    return _beats(loudness, cycle, systole)
+
+
+def likely_cycles(loudness: np.ndarray) -> Cycles:
+    """Estimate where cycles begin from any envelope, at 100 values a second, also of two or three cycles only.
+
+    As `find_cycles`, with what is known beforehand: a cycle lasts about 0.85 s, systole 0.15 s and a fifth of
+    the cycle. Both are weighed against the autocorrelation. Raises ValueError for less than 2 s.
+
+    Notebook: 06_adversarial_devices
+    """
+    if len(loudness) < 2 * RATE:
+        raise ValueError(f"{len(loudness) / RATE:.2f} s are too short to find a rhythm in; at least 2 s are needed")
+    if np.ptp(loudness) < 1e-6 * loudness.max():
+        return Cycles(np.empty(0), np.nan, np.nan)
+    rhythm = _autocorrelation(loudness) * np.linspace(1, 0.5, len(loudness) // 2 + 1)  # a long lag has less to go by
+    rhythm /= rhythm[0]
+    lags = np.arange(round(SHORTEST_S * RATE), min(round(LONGEST_S * RATE), len(rhythm) - 1) + 1)
+    cycle = int(lags[np.argmax(rhythm[lags] - _PRIOR * np.square(np.log(lags / RATE / _CYCLE_S) / _CYCLE_SPREAD))])
+    lags = np.arange(round(SHORTEST_SYSTOLE_S * RATE), cycle // 2 + 1)
+    usual_s = _SYSTOLE_S + _SYSTOLE_SHARE * cycle / RATE
+    systole = int(lags[np.argmax(rhythm[lags] - _PRIOR * np.square((lags / RATE - usual_s) / _SYSTOLE_SPREAD_S))])
+    return _beats(loudness, cycle, systole)
+
+
+def _beats(loudness: np.ndarray, cycle: int, systole: int) -> Cycles:
+    """The beats of an envelope, whose cycle and systole last so many values."""
     diastole = cycle - systole
     likeness = loudness + _later(loudness, systole)
     if diastole > systole + 0.05 * RATE:  # else the two sounds are too evenly spaced for this
