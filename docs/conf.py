@@ -55,7 +55,6 @@ site_menu = {
         ).split()
     ],
 }
-suppress_warnings = ["toc.empty_glob"]  # a folder of pages may be empty
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # nothing is loaded from elsewhere

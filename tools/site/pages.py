@@ -9,6 +9,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.util.matching import patfilter
 
 START = "README"
 
@@ -22,18 +23,19 @@ def setup(app: Sphinx) -> dict[str, Any]:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def menu(headings: dict[str, list[str]]) -> str:
-    """The menu as Markdown: under each heading the pages whose names match its patterns, in that order."""
-    lists = (
-        "\n".join(["```{toctree}", ":hidden:", ":glob:", f":caption: {heading}", "", *patterns, "```"])
-        for heading, patterns in headings.items()
-    )
-    return "\n\n".join(lists)
+def menu(headings: dict[str, list[str]], pages: set[str]) -> str:
+    """The menu as Markdown: under each heading the pages whose names match its patterns, each page once."""
+    lists = []
+    for heading, patterns in headings.items():
+        listed = dict.fromkeys(page for pattern in patterns for page in sorted(patfilter(pages, pattern)))
+        if listed:
+            lists += ["```{toctree}", ":hidden:", f":caption: {heading}", "", *listed, "```", ""]
+    return "\n".join(lists)
 
 
 def _add_menu(app: Sphinx, page: str, source: list[str]) -> None:
     if page == START:
-        source[0] += f"\n\n{menu(app.config.site_menu)}\n"
+        source[0] += f"\n\n{menu(app.config.site_menu, app.env.found_docs)}\n"
 
 
 def _unlink_folders(app: Sphinx, doctree: nodes.document) -> None:
