@@ -299,9 +299,11 @@ def two_machines() -> Iterator[Any]:
         try:
             try:
                 for _ in range(2):
-                    machines.add_node(num_cpus=1, include_dashboard=False)
+                    machines.add_node(num_cpus=1, include_dashboard=False, include_log_monitor=False, no_monitor=True)
             except Exception as error:  # a plain one, after half a minute
-                pytest.skip(f"Ray cannot start here, or not in time: {error}")
+                if "timed out" not in str(error):
+                    raise
+                pytest.skip("this computer is too busy to start Ray within half a minute")
             yield machines
         finally:
             machines.shutdown()
