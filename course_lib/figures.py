@@ -294,22 +294,6 @@ def embedding(points: np.ndarray, colourings: Mapping[str, Sequence[str]], title
     return figure
 
 
-def heat_over_images(images: Tensor, heats: Tensor, titles: Sequence[str], title: str) -> Figure:
-    """Images (n, height, width) on top, the same with a heat map (n, height, width, values 0 to 1) over them below."""
-    figure, axes = plt.subplots(2, len(images), figsize=(1.8 * len(images), 4), squeeze=False)
-    for column, (image, heat, name) in enumerate(zip(images, heats, titles, strict=True)):
-        for panel in axes[:, column]:
-            _image(panel, image, cmap="gray")
-        _image(axes[1, column], heat, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-        axes[0, column].set_title(name)
-    for panel in axes.flat:
-        panel.set(xticks=[], yticks=[])
-    axes[0, 0].set_ylabel("image")
-    axes[1, 0].set_ylabel("with evidence")
-    figure.suptitle(title)
-    return figure
-
-
 def in_noise(scores: pd.DataFrame, title: str, chance: float) -> Figure:
     """Accuracy in percent against the signal-to-noise ratio, a panel for each kind of noise, a line for each model.
 
