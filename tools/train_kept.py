@@ -1,4 +1,4 @@
-"""Trains a kept network on every recording of its data set: `python -m tools.train_kept fsdd/for_strangers`."""
+"""Trains a kept network on every usable recording of its data set: `python -m tools.train_kept fsdd/for_strangers`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from torch import nn
 
 from course_lib import datasets, environment, experiments, training
 from course_lib.datasets import Split
+from course_lib.experiments import Logistic
 from course_lib.experiments.recipe import Ensemble, Fold, Recipe
 
 KEPT = environment.CHECKOUT / "course_lib" / "kept_models"
 
 
-def train(recipe: Recipe, seed: int = 0, checkpoint: Path | None = None, **fit_options: object) -> nn.Module:
-    """The network of a recipe, trained on all recordings: no side is left to test it on."""
+def train(recipe: Recipe | Logistic, seed: int = 0, checkpoint: Path | None = None, **fit_options: object) -> nn.Module:
+    """The network of a recipe, trained on all recordings but flagged ones: no side is left to test it on."""
     recordings = datasets.load(recipe.dataset)
     protocol = datasets.get(recipe.dataset).protocol(next(iter(recipe.protocols)))
-    everything = Split("everything", np.arange(len(recordings)), np.arange(0))
+    rows = recordings.find(flagged=False) if "flagged" in recordings.table else np.arange(len(recordings))
+    everything = Split("everything", rows, np.arange(0))
     fold = Fold(recordings, protocol, everything, seed=seed)
     return recipe.train(fold, checkpoint=checkpoint, **fit_options)[0].eval()
 
 
-def write(path: Path, recipe: Recipe | Ensemble, networks: Sequence[nn.Module], seed: int) -> None:
+def write(path: Path, recipe: Recipe | Logistic | Ensemble, networks: Sequence[nn.Module], seed: int) -> None:
     """The weights in half precision, which halves the file; a score does not feel the rounding."""
     path.parent.mkdir(parents=True, exist_ok=True)
     recordings = datasets.load(recipe.dataset)

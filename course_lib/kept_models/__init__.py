@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from course_lib import CourseError, audio, datasets, experiments, training
-from course_lib.experiments import Ensemble, Recipe
+from course_lib.experiments import Ensemble, Logistic, Recipe
 from course_lib.kept_models.sounds import find_word, mono
 
 __all__ = ["KeptModel", "KeptModelError", "find_word", "kept", "names"]
@@ -37,7 +37,7 @@ class KeptModel:
     """
 
     def __init__(
-        self, recipe: Recipe | Ensemble, network: nn.Module, class_names: tuple[str, ...], card: str = ""
+        self, recipe: Recipe | Logistic | Ensemble, network: nn.Module, class_names: tuple[str, ...], card: str = ""
     ) -> None:
         self.name, self.recipe, self.network = recipe.name, recipe, network.eval()
         self.class_names, self.card = class_names, card
@@ -48,10 +48,11 @@ class KeptModel:
     def classify(self, samples: ArrayLike | Tensor, rate: float) -> dict[str, float]:
         """The probability of each class for a sound, shape (samples,) or (channels, samples), at `rate` Hz.
 
-        Any length, level, rate and type of numbers, with silence before and after: what the network was trained on
-        decides whether the loudest word is looked for or the whole recording counts. The clips' answers are pooled by
-        the geometric mean, and those of several networks again. Raises ValueError for no samples, NaN, no sound, and
-        rates outside 100 Hz .. 768 kHz.
+        Any level, rate and type of numbers: what the network was trained on decides whether the loudest word is looked
+        for, in any length and with silence around it, or the whole recording counts. The clips' answers are pooled by
+        the geometric mean, and those of several networks again. Raises ValueError for no samples, NaN, no sound, rates
+        outside 100 Hz .. 768 kHz and, where recordings are prepared first, for those that are too short, of too low a
+        rate, or flat once they are prepared.
 
         Notebook: 02_spoken_digits_cnn
         """
@@ -72,16 +73,21 @@ class KeptModel:
         return _clips(self.members[0][0], mono(samples), rate)
 
 
-def _rate(recipe: Recipe) -> int:
+def _rate(recipe: Recipe | Logistic) -> int:
     return recipe.preparation.sample_rate if recipe.preparation else datasets.get(recipe.dataset).sample_rate
 
 
-def _clips(recipe: Recipe, waveform: Tensor, rate: float, speeds: tuple[float, ...] = (1.0,)) -> Tensor:
+def _clips(recipe: Recipe | Logistic, waveform: Tensor, rate: float, speeds: tuple[float, ...] = (1.0,)) -> Tensor:
     """Clips of a waveform (samples,) as a recipe's network takes them: of its word, or of all of it."""
     preparation, clip, own_rate = recipe.preparation, recipe.clip, _rate(recipe)
+    if preparation is not None and rate < own_rate:
+        raise ValueError(f"a sample rate of {rate:g} Hz is too low; it must be at least {own_rate:,} Hz")
     waveform = audio.resample(waveform, rate, preparation.from_rate if preparation else own_rate)
     if preparation is not None:
-        waveform = preparation(waveform)
+        try:
+            waveform = preparation(waveform)
+        except audio.AudioError as error:
+            raise ValueError(f"the sound {str(error).split(';')[0]}; record again") from None
     length = round(clip.seconds * own_rate)
     if clip.hop_seconds is None and clip.starts is None:
         start, end = find_word(waveform, own_rate, longest=clip.seconds)
@@ -91,7 +97,8 @@ def _clips(recipe: Recipe, waveform: Tensor, rate: float, speeds: tuple[float, .
     else:
         hop = round((clip.hop_seconds or clip.seconds) * own_rate)
         last = max(0, len(waveform) - length)
-        pieces = [waveform[start : start + length] for start in range(0, last + 1, hop)]
+        starts = sorted({*range(0, last + 1, hop), last})  # the last clip ends with the recording
+        pieces = [waveform[start : start + length] for start in starts]
     return torch.stack([audio.fix_length(piece, length) for piece in pieces])
 
 
@@ -103,7 +110,7 @@ def names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.safetensors"))
 
 
-def build(recipe: Recipe | Ensemble, n_classes: int, n_groups: int | None = None) -> nn.Module:
+def build(recipe: Recipe | Logistic | Ensemble, n_classes: int, n_groups: int | None = None) -> nn.Module:
     """The network of a recipe with fresh weights; of an Ensemble, the `nn.ModuleList` of its members' networks."""
     if isinstance(recipe, Ensemble):
         return nn.ModuleList(member.build(n_classes, n_groups) for member in recipe.recipes)

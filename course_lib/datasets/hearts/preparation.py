@@ -23,7 +23,8 @@ class HeartPreparation(Preparation):
     """Heart sounds (samples,) at `from_rate` Hz -> the same ones at `sample_rate` Hz, cleaned and at one level.
 
     Crop to the first `first_s` seconds (None: keep all), resample, keep the band `low_hz` .. `high_hz`, remove spikes
-    and normalise. Raises AudioError for a recording shorter than a segment and for a flat line.
+    and normalise. Raises AudioError for a recording shorter than `shortest_s`, a segment, and for a flat
+    line.
     Source: Schmidt et al. 2010, doi:10.1088/0967-3334/31/4/004; the challenge's sample entry prepares its sounds so.
 
     Notebook: 05_heart_sounds_physionet
@@ -35,6 +36,7 @@ class HeartPreparation(Preparation):
     high_hz: float = Field(400.0, gt=0)
     spikes_removed: bool = True
     first_s: float | None = Field(None, ge=SHORTEST_S)
+    shortest_s: float = Field(SHORTEST_S, gt=0, repr=False)  # changes no sample, so it is no part of a cache's key
 
     @model_validator(mode="after")
     def _possible(self) -> HeartPreparation:
@@ -44,9 +46,9 @@ class HeartPreparation(Preparation):
 
     def __call__(self, waveform: Tensor) -> Tensor:
         lasts = len(waveform) / self.from_rate
-        if lasts < SHORTEST_S:
+        if lasts < self.shortest_s:
             raise audio.AudioError(
-                f"lasts {lasts:.2f} s, less than the {SHORTEST_S:g} s of a segment; take it out of the data"
+                f"lasts {lasts:.2f} s, less than the {self.shortest_s:g} s of a segment; take it out of the data"
             )
         if self.first_s is not None:
             waveform = waveform[: round(self.first_s * self.from_rate)]
