@@ -117,7 +117,7 @@ def test_committed_lesson_is_complete(path):
     assert max(source.count("\n") + 1 for source in code) <= 25
     prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     appendix = path.stem.split("_")[0].endswith("b")
-    assert (400 if appendix else 1_000) <= len(prose.split()) <= 3_500
+    assert (400 if appendix else 1_000) <= len(prose.split()) <= 2_500
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
