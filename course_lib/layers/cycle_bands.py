@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor
 
-from course_lib.datasets.hearts.cycles import RATE, Cycles, likely_cycles
 from course_lib.layers.arguments import number, whole
 from course_lib.layers.front_end import FrontEnd
 from course_lib.layers.waveforms import sounding_length
 
+if TYPE_CHECKING:
+    from course_lib.datasets.hearts.cycles import Cycles
+
 EDGES_HZ = (25, 40, 55, 70, 85, 100, 120, 140, 165, 190, 220, 255, 295, 340, 400)
 SHORTEST_S = 2.0
 VALVES_HZ = 165  # below it the sounds of the valves are loud, and most murmurs are not
-_FRAME_S, _HOP_S = 0.064, 1 / RATE
-_SMOOTH = scipy.signal.butter(2, 15, fs=RATE, output="sos")
+_FRAME_S, _HOP_S = 0.064, 0.01  # the hop is that of `likely_cycles`
+_SMOOTH_HZ = 15
 _BINS_S = 0.256  # zeros behind a frame make the bins of its spectrum narrower than the narrowest band
 _FLOOR = 1e-4  # of a band's mean power: 40 dB below it
 _FASTEST, _SLOWEST = 0.75, 1.33  # of the typical cycle: what is further off has a beat too many or too few
@@ -59,8 +61,11 @@ class CycleBands(FrontEnd):
         """How many numbers an image has."""
         return (len(self.edges_hz) - 1) * (self.systole + self.diastole)
 
-    @torch.compiler.disable
     def image(self, waveforms: Tensor) -> Tensor:
+        return _images(waveforms, self.sample_rate, self.edges_hz, self.systole, self.diastole)
+
+    def _average_cycles(self, waveforms: Tensor) -> Tensor:
+        """The image, computed by numpy clip by clip; `torch.compile` sees it as one operator."""
         lengths = sounding_length(waveforms)[:, 0].clamp(min=self.shortest).tolist()
         clips = waveforms.detach().cpu().double().numpy()
         images = [self._average_cycle(clip[:length]) for clip, length in zip(clips, lengths, strict=True)]
@@ -69,6 +74,9 @@ class CycleBands(FrontEnd):
     def _average_cycle(self, clip: np.ndarray) -> np.ndarray:
         if not np.isfinite(clip).all():
             return np.full((len(self.edges_hz) - 1, self.systole + self.diastole), np.nan)
+        # Needs scipy and the data sets, which other layers do without.
+        from course_lib.datasets.hearts.cycles import likely_cycles
+
         bands = self._bands(clip)
         cycles = likely_cycles(self._loudness(bands))
         if not len(cycles.starts):
@@ -95,9 +103,12 @@ class CycleBands(FrontEnd):
 
     def _loudness(self, bands: np.ndarray) -> np.ndarray:
         """The mean level of the lower bands as power, smoothed: an envelope in which a stethoscope cancels, too."""
+        import scipy.signal
+
         lower = np.array(self.edges_hz)[1:] <= VALVES_HZ
         level = bands[lower if lower.any() else slice(None)].mean(axis=0)
-        return 10 ** (scipy.signal.sosfiltfilt(_SMOOTH, level) / 10)
+        smooth = scipy.signal.butter(2, _SMOOTH_HZ, fs=1 / _HOP_S, output="sos")
+        return 10 ** (scipy.signal.sosfiltfilt(smooth, level) / 10)
 
     def _phases(self, cycles: Cycles, frames: int) -> np.ndarray:
         """Where the phases of each whole cycle begin and the last one ends, in frames: (cycles, phases + 1)."""
@@ -112,3 +123,18 @@ class CycleBands(FrontEnd):
         first = starts + np.linspace(0, systole, self.systole + 1)[:-1]
         second = starts + systole + (lasts - systole) * np.linspace(0, 1, self.diastole + 1)
         return np.clip(np.concatenate([first, second], axis=1), 0, frames)
+
+
+@torch.library.custom_op(
+    "course_lib::cycle_bands",
+    mutates_args=(),
+    schema="(Tensor waveforms, int sample_rate, float[] edges_hz, int systole, int diastole) -> Tensor",
+)
+def _images(waveforms: Tensor, sample_rate: int, edges_hz: Sequence[float], systole: int, diastole: int) -> Tensor:
+    layer = CycleBands(sample_rate, edges_hz, systole, diastole)
+    return layer._average_cycles(waveforms)
+
+
+@_images.register_fake
+def _(waveforms: Tensor, sample_rate: int, edges_hz: Sequence[float], systole: int, diastole: int) -> Tensor:
+    return waveforms.new_empty(len(waveforms), len(edges_hz) - 1, systole + diastole)
