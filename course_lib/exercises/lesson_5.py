@@ -100,7 +100,7 @@ ALONE = Prediction(
     "MAcc of the device alone, list 1",
     "%",
     close=5,
-    good="Half of what looks like skill needs no sound.",
+    good="Most of what looks like skill on list 1 needs no sound.",
     too_high="So much the device does not give away; but compare it with 50 %.",
     too_low="On list 1 some devices were mostly put on ill hearts and others on healthy ones, and that is enough.",
 )
