@@ -51,8 +51,9 @@ def choose_members(
 
     `members` maps a name to class probabilities of clips, `labels` the name of a recording to its class. Between two
     classes each set has its own best threshold, and with `groups` (of each recording, by its name) the score is the
-    mean of those of the groups that have several. Every set is compared; of equals the smallest and then the first is taken. Choose on
-    recordings that you will not test on. Raises EvaluationError for recordings of one class, for no member, and for more than 12: 4,095 sets.
+    mean of those of the groups that have several. Every set is compared; of equals the smallest and then the first is
+    taken. Choose on recordings that you will not test on. Raises EvaluationError for recordings of one class, for no
+    member, and for more than 12: 4,095 sets.
 
     Notebook: 07_acoustic_scenes
     """
