@@ -32,8 +32,8 @@ DEVICES = {
 # Subsets whose classes were recorded with two devices, so that the class can be read from the device.
 CONFOUNDED = tuple(letter for letter, (normal, abnormal) in DEVICES.items() if normal != abnormal)
 # What the abnormal recordings of each subset have. Normal ones are healthy according to the organisers. a, b and c: the
-# diagnoses in the organisers' "Online Appendix" of the training set, where benign murmurs are labelled abnormal, too; e:
-# Liu et al. 2016, doi:10.1088/0967-3334/37/12/2181. For d and f nothing more exact is known to us than what the
+# diagnoses in the organisers' "Online Appendix" of the training set, where benign murmurs are labelled abnormal, too.
+# e: Liu et al. 2016, doi:10.1088/0967-3334/37/12/2181. For d and f nothing more exact is known to us than what the
 # organisers say of all patients: typically valve defects or coronary artery disease
 # (https://physionet.org/content/challenge-2016/1.0.0).
 DIAGNOSES = {

@@ -10,7 +10,7 @@ import pandas as pd
 
 from course_lib import evaluation
 from course_lib.experiments import recipes
-from course_lib.experiments.recipe import Experiment
+from course_lib.experiments.recipe import Ensemble, Experiment, Recipe
 from course_lib.experiments.result import ResultError, decisions, results
 
 MEASURES = ("roc_auc", "balanced_accuracy", "known")
@@ -46,8 +46,9 @@ def compared(
     The columns are title, note, seeds and groups (how many), and for each measure of `scores_by_group` its mean over
     the groups, named after it, and the mean difference to the control with its 95 % interval, as `MEASURE_gain`,
     `MEASURE_low` and `MEASURE_high`. Only seeds that both have count, each group is the mean of its seeds, and the
-    interval is Student's over the groups. Groups in `without` are left out. Recipes without a complete seed in common
-    with the control are not in the table. Raises ResultError where the control has none.
+    interval is Student's over the groups. What draws nothing at random, a baseline, stands beside every seed. Groups in
+    `without` are left out. Recipes without a complete seed in common with the control are not in the table. Raises
+    ResultError where the control has none.
 
     Notebook: 06_adversarial_devices
     """
@@ -59,10 +60,15 @@ def compared(
         recipe = recipes.load(name)
         own = scores_by_group(recipe, protocol, source)
         own, other = (scores[~scores.index.isin(without, level="group")] for scores in (own, base))
+        seeds = None
+        if not isinstance(recipe, (Recipe, Ensemble)) and len(own):
+            seeds = own.index.get_level_values("seed").nunique()
+            alike = own.groupby(level=["fold", "group"]).mean()
+            own = alike.reindex(other.index.droplevel("seed")).set_axis(other.index).dropna(how="all")
         shared = own.index.intersection(other.index)
         if len(shared):
             rows[name] = _row(own.loc[shared], other.loc[shared], is_control=name == control)
-            rows[name] |= {"title": recipe.title, "note": recipe.note}
+            rows[name] |= {"title": recipe.title, "note": recipe.note, "seeds": seeds or rows[name]["seeds"]}
     columns = ["title", "note", "seeds", "groups"]
     columns += [measure + suffix for measure in MEASURES for suffix in ("", "_gain", "_low", "_high")]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("recipe")
