@@ -358,6 +358,8 @@ def test_a_machine_that_fails_in_the_middle_changes_nothing(
     shown = capsys.readouterr()
     problem = "impossible.yaml official official seed 0: mine/impossible: StridedSampleCNN cannot take clips of 0.09 s"
     assert status == 1 and shown.err.count(problem) == 1
-    assert len(set(shown.out.splitlines())) == len(shown.out.splitlines()) == 6, "a line for each result"
-    assert caplog.text.count("it is handed out again") == 2
+    lines = [line for line in shown.out.splitlines() if "balanced accuracy" in line]  # Ray says something of its own
+    assert len(set(lines)) == len(lines) == 6, "a line for each result"
+    # One of the two may just have ended when its machine fails.
+    assert 1 <= caplog.text.count("it is handed out again") <= 2
     assert files_in(environment.results_folder()) == EXPECTED and under_way() == []
