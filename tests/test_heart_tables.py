@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,3 +90,23 @@ def test_the_page_has_the_scores_of_known_and_left_out_devices_side_by_side() ->
     assert physionet2016.DEVICES["e"] == ("MLT201/Piezo", "3M Littmann")
     expected = gap("log_mel_cnn")
     assert [row for row in expected if row not in PAGE.read_text()] == [], "\n".join(["put there:", *expected])
+
+
+def test_the_page_has_the_gains_on_new_devices() -> None:
+    control, protocol = "physionet2016/adversary_0", "leave_one_device_out"
+    rows = re.findall(r"^\| [^|]* \(`(\w+)`\) \| (.*?) \|$", PAGE.read_text().partition("**What helps")[2], re.M)
+    names = [f"physionet2016/{name}" for name, _ in rows]
+    six, five = (
+        experiments.compared(names, control, protocol, without=each) for each in ((), physionet2016.CONFOUNDED)
+    )
+    assert len(rows) == len(six) > 10
+    for (_, shown), name in zip(rows[1:], names[1:], strict=True):
+        gains = [
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                *(100 * table[f"{measure}_{end}"][name] for end in ("gain", "low", "high"))
+            )
+            for table, measure in ((six, "roc_auc"), (five, "roc_auc"), (six, "balanced_accuracy"))
+        ]
+        area, balanced = percent(six["roc_auc"][name]), percent(six["balanced_accuracy"][name])
+        expected = [f"{six['seeds'][name]}", area, gains[0], gains[1], balanced, gains[2]]
+        assert shown.split(" | ")[:6] == expected, name

@@ -90,12 +90,10 @@ def _by_group(decided: pd.DataFrame) -> pd.DataFrame:
     """Area under the ROC curve and balanced accuracy of each group, NaN where one of the two classes is missing."""
     rows = {}
     for group, part in decided.groupby("group"):
-        if part["label"].nunique() == 2:
-            right = part["predicted"] == part["label"]
-            area = evaluation.ranking(part["label"], part["probability"])["roc_auc"]
-            rows[group] = {"roc_auc": area, "balanced_accuracy": evaluation.mean_of_cells(right, part["label"])}
-        else:
-            rows[group] = dict.fromkeys(("roc_auc", "balanced_accuracy"), math.nan)
+        right, both = part["predicted"] == part["label"], part["label"].nunique() == 2
+        balanced = evaluation.mean_of_cells(right, part["label"]) if both else math.nan
+        area = evaluation.roc_auc(part["label"], part["probability"])
+        rows[group] = {"roc_auc": area, "balanced_accuracy": balanced}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
 
 
